@@ -1,0 +1,173 @@
+"""Frozen dataclasses <-> command-line flags <-> JSON. Refuses what it does not know."""
+
+import dataclasses
+import json
+import types
+import typing
+
+from absl import flags
+
+from tfbert import checks
+
+# Flags belong to the program that defines them, so that --helpshort lists them.
+flags.disclaim_key_flags()
+
+
+def field(default, help, **bounds):
+    """A dataclass field that is also a flag.
+
+    Args:
+        default: Its default; its annotation must be int, float, str, bool, one of those `| None`,
+            or `tuple[str, ...]` (a comma-separated flag).
+        help: The flag's help text.
+        **bounds: `lower_bound`, `upper_bound` for numbers, `choices` for strings.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, **bounds})
+
+
+def _scalar_type(hint):
+    """int for `int` and for `int | None`."""
+    if isinstance(hint, types.UnionType):
+        return next(a for a in typing.get_args(hint) if a is not type(None))
+    return hint
+
+
+def check_bounds(instance):
+    """Raises `InputError` if a field of a dataclass instance has a wrong type or is out of bounds."""
+    hints = typing.get_type_hints(type(instance))
+    for f in dataclasses.fields(instance):
+        value, hint, name = getattr(instance, f.name), hints[f.name], f.name
+        if value is None and isinstance(hint, types.UnionType):
+            continue
+        kind = _scalar_type(hint)
+        if kind in (int, float, str, bool):
+            right = isinstance(value, (int, float) if kind is float else kind)
+            right = right and (kind is bool or not isinstance(value, bool))
+            checks.require(right, f"{name} must be of type {kind.__name__}", f"{name}={value!r}")
+        low, high = f.metadata.get("lower_bound"), f.metadata.get("upper_bound")
+        checks.require(low is None or value >= low, f"{name} must be at least {low}", f"{name}={value}")
+        checks.require(high is None or value <= high, f"{name} must be at most {high}", f"{name}={value}")
+        choices = f.metadata.get("choices")
+        checks.require(
+            not choices or value in choices, f"{name} must be one of {', '.join(choices or ())}", f"{name}={value!r}"
+        )
+
+
+def define_flags(cls, **defaults):
+    """Defines a flag for each field of a dataclass made with `field`; `defaults` override some."""
+    hints = typing.get_type_hints(cls)
+    unknown = set(defaults) - set(hints)
+    if unknown:
+        raise TypeError(f"{cls.__name__} has no fields {sorted(unknown)}.")
+    for f in dataclasses.fields(cls):
+        meta = dict(f.metadata)
+        help_, choices = meta.pop("help"), meta.pop("choices", None)
+        default, hint = defaults.get(f.name, f.default), hints[f.name]
+        if typing.get_origin(hint) is tuple:
+            flags.DEFINE_list(f.name, list(default), help_)
+            continue
+        if choices:
+            flags.DEFINE_enum(f.name, default, list(choices), help_)
+            continue
+        define = {
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            str: flags.DEFINE_string,
+            bool: flags.DEFINE_bool,
+        }
+        define[_scalar_type(hint)](f.name, default, help_, **meta)
+
+
+def from_flags(cls):
+    """An instance of a dataclass from the parsed flags that `define_flags` defined."""
+    values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(cls)}
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def to_dict(instance):
+    """A dataclass instance as what JSON can hold."""
+    return json.loads(json.dumps(dataclasses.asdict(instance)))
+
+
+def from_dict(cls, raw, where=None):
+    """The dataclass instance that `to_dict` came from; unknown fields are an `InputError`."""
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(raw) - known)
+    checks.require(not unknown, f"{cls.__name__} takes only {sorted(known)}", f"unknown {unknown}", where)
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+
+
+# Bottom-up order of the published sizes (Turc et al. 2019, table 1; Devlin et al. 2019, section 3):
+# layers, hidden size, heads. The intermediate size is always four times the hidden size.
+PRESETS = {
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The shape of an encoder, under the names of Google's `bert_config.json`."""
+
+    vocab_size: int = field(30522, "Entries of the vocabulary.", lower_bound=1)
+    hidden_size: int = field(768, "Width of the encoder.", lower_bound=1)
+    num_hidden_layers: int = field(12, "Transformer layers.", lower_bound=1)
+    num_attention_heads: int = field(12, "Attention heads a layer; divides hidden_size.", lower_bound=1)
+    intermediate_size: int = field(3072, "Width of the feed-forward layer.", lower_bound=1)
+    hidden_act: str = field(
+        "gelu", "Activation; gelu is the tanh approximation.", choices=("gelu", "relu", "tanh", "linear")
+    )
+    hidden_dropout_prob: float = field(0.1, "Dropout of hidden states.", lower_bound=0.0, upper_bound=1.0)
+    attention_probs_dropout_prob: float = field(
+        0.1, "Dropout of attention probabilities.", lower_bound=0.0, upper_bound=1.0
+    )
+    max_position_embeddings: int = field(512, "Longest sequence.", lower_bound=1)
+    type_vocab_size: int = field(2, "Segments.", lower_bound=1)
+    initializer_range: float = field(0.02, "Deviation of the truncated normal initialiser.", lower_bound=0.0)
+
+    def __post_init__(self):
+        check_bounds(self)
+        checks.require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "hidden_size must be a multiple of num_attention_heads",
+            f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}",
+        )
+
+
+def preset(name, **overrides):
+    """The `EncoderConfig` of a published size ("tiny" ... "large")."""
+    checks.require(name in PRESETS, f"model must be one of {', '.join(PRESETS)}", f"model={name!r}")
+    layers, hidden, heads = PRESETS[name]
+    sizes = {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
+    }
+    return EncoderConfig(**{**sizes, **overrides})
+
+
+def read_bert_config(path):
+    """Reads any `bert_config.json`, Google's or another's; keys that are not ours are left alone.
+
+    Released configs carry keys of their tools (`directionality`, `pooler_*`, `model_type`), so
+    unknown keys are ignored here, and only here. A key of ours with a wrong value is an error.
+    """
+    try:
+        with open(path, encoding="utf-8") as f:
+            raw = json.load(f)
+    except OSError as e:
+        raise checks.error("bert_config_file must be a readable file", e.strerror, path) from e
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise checks.error("bert_config_file must hold JSON", str(e), path) from e
+    checks.require(isinstance(raw, dict), "bert_config_file must hold a JSON object", type(raw).__name__, path)
+    checks.require("vocab_size" in raw, "bert_config_file must give vocab_size", f"keys {sorted(raw)}", path)
+    known = {f.name for f in dataclasses.fields(EncoderConfig)}
+    try:
+        return EncoderConfig(**{k: v for k, v in raw.items() if k in known})
+    except checks.InputError as e:
+        raise checks.InputError(f"{path}: {e}") from e
