@@ -1,0 +1,150 @@
+"""BERT in NumPy and float64, written from the papers and sharing no code with tfbert.
+
+Slow and plain on purpose: one sequence at a time, one head at a time, no padding arithmetic (blocked
+keys are left out of the softmax instead of being given a low score). Parameters come as
+{name of Google's checkpoint: array}.
+
+Devlin et al. 2019 (https://arxiv.org/abs/1810.04805), Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762),
+Ba et al. 2016 (https://arxiv.org/abs/1607.06450), Hendrycks & Gimpel 2016 (https://arxiv.org/abs/1606.08415).
+"""
+
+import math
+
+import numpy as np
+
+
+def gelu(x):
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+
+
+ACTIVATIONS = {"gelu": gelu, "relu": lambda x: np.maximum(x, 0.0), "tanh": np.tanh, "linear": lambda x: x}
+
+
+def dense(x, params, scope):
+    return x @ params[f"{scope}/kernel"] + params[f"{scope}/bias"]
+
+
+def layer_norm(x, params, scope):
+    mean = x.mean(-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-12) * params[f"{scope}/gamma"] + params[f"{scope}/beta"]
+
+
+def softmax(scores):
+    exp = np.exp(scores - scores.max())
+    return exp / exp.sum()
+
+
+def self_attention(hidden, visible, params, scope, num_heads):
+    """One sequence: hidden [L, D], visible bool [L, L] (query, key) -> [L, D]."""
+    length, width = hidden.shape
+    size = width // num_heads
+    query, key, value = (dense(hidden, params, f"{scope}/{name}") for name in ("query", "key", "value"))
+    out = np.zeros_like(hidden)
+    for n in range(num_heads):
+        head = slice(n * size, (n + 1) * size)
+        for f in range(length):
+            seen = np.flatnonzero(visible[f])
+            scores = np.array([query[f, head] @ key[t, head] / math.sqrt(size) for t in seen])
+            out[f, head] = softmax(scores) @ value[seen, head]
+    return out
+
+
+def block(hidden, visible, params, scope, num_heads, activation):
+    """One sequence through one transformer layer, [L, D] -> [L, D]."""
+    context = self_attention(hidden, visible, params, f"{scope}/attention/self", num_heads)
+    projected = dense(context, params, f"{scope}/attention/output/dense")
+    hidden = layer_norm(hidden + projected, params, f"{scope}/attention/output/LayerNorm")
+    wide = ACTIVATIONS[activation](dense(hidden, params, f"{scope}/intermediate/dense"))
+    narrow = dense(wide, params, f"{scope}/output/dense")
+    return layer_norm(hidden + narrow, params, f"{scope}/output/LayerNorm")
+
+
+def embed(input_ids, segment_ids, params, scope):
+    """One sequence: [L] and [L] -> [L, D]."""
+    rows = [
+        params[f"{scope}/word_embeddings"][token]
+        + params[f"{scope}/token_type_embeddings"][segment]
+        + params[f"{scope}/position_embeddings"][position]
+        for position, (token, segment) in enumerate(zip(input_ids, segment_ids))
+    ]
+    return layer_norm(np.array(rows), params, f"{scope}/LayerNorm")
+
+
+def encoder(features, params, num_layers, num_heads, activation="gelu"):
+    """The encoder on a batch.
+
+    States of padding are computed as the others are: a padding query sees the real keys.
+
+    Returns:
+        {"sequence_output": [B, L, D], "pooled_output": [B, D]}.
+    """
+    sequences = []
+    for input_ids, input_mask, segment_ids in zip(
+        features["input_ids"], features["input_mask"], features["segment_ids"]
+    ):
+        # A sequence that is all padding has nothing to prefer: it sees all of itself.
+        keys = input_mask != 0 if input_mask.any() else np.ones(len(input_mask), bool)
+        visible = np.tile(keys, (len(keys), 1))
+        hidden = embed(input_ids, segment_ids, params, "bert/embeddings")
+        for i in range(num_layers):
+            hidden = block(hidden, visible, params, f"bert/encoder/layer_{i}", num_heads, activation)
+        sequences.append(hidden)
+    sequence_output = np.array(sequences)
+    pooled = np.tanh(dense(sequence_output[:, 0], params, "bert/pooler/dense"))
+    return {"sequence_output": sequence_output, "pooled_output": pooled}
+
+
+def pretrainer(features, params, num_layers, num_heads, activation="gelu"):
+    """The encoder and both heads on a batch: also "masked_lm_logits" and "next_sentence_logits"."""
+    outputs = encoder(features, params, num_layers, num_heads, activation)
+    logits = []
+    for states, positions in zip(outputs["sequence_output"], features["masked_lm_positions"]):
+        rows = []
+        for position in positions:
+            x = ACTIVATIONS[activation](dense(states[position], params, "cls/predictions/transform/dense"))
+            x = layer_norm(x, params, "cls/predictions/transform/LayerNorm")
+            rows.append(params["bert/embeddings/word_embeddings"] @ x + params["cls/predictions/output_bias"])
+        logits.append(rows)
+    outputs["masked_lm_logits"] = np.array(logits)
+    outputs["next_sentence_logits"] = np.array(
+        [
+            params["cls/seq_relationship/output_weights"] @ x + params["cls/seq_relationship/output_bias"]
+            for x in outputs["pooled_output"]
+        ]
+    )
+    return outputs
+
+
+def negative_log_likelihood(logits, label):
+    """-log softmax(logits)[label] of one prediction."""
+    top = logits.max()
+    return top + math.log(np.exp(logits - top).sum()) - logits[label]
+
+
+def pretraining_losses(outputs, features):
+    """{name: (sum, weight)} of losses and accuracies of both tasks; one prediction at a time."""
+    batch = len(features["next_sentence_labels"])
+    examples = features.get("example_weights", np.ones(batch))
+    totals = {
+        name: np.zeros(2)
+        for name in ("masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss", "next_sentence_accuracy")
+    }
+
+    def add(task, logits, label, weight):
+        if weight:
+            totals[f"{task}_loss"] += weight * np.array([negative_log_likelihood(logits, label), 1.0])
+            totals[f"{task}_accuracy"] += weight * np.array([float(logits.argmax() == label), 1.0])
+
+    for b in range(batch):
+        add(
+            "next_sentence",
+            outputs["next_sentence_logits"][b],
+            np.ravel(features["next_sentence_labels"])[b],
+            examples[b],
+        )
+        for p, label in enumerate(features["masked_lm_ids"][b]):
+            weight = examples[b] * features["masked_lm_weights"][b, p]
+            add("masked_lm", outputs["masked_lm_logits"][b, p], label, weight)
+    return {name: tuple(pair) for name, pair in totals.items()}

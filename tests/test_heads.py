@@ -1,0 +1,220 @@
+"""Tests of tfbert.heads: the pre-training model as a whole."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import reference, tiny
+from tests.tiny import LAYERS, B, L, N, P, V
+from tfbert import config, heads, objectives
+from tfbert.layers import dropout, initializers
+
+FEATURES = tiny.features()
+INPUTS = tiny.inputs(FEATURES)
+
+
+def model(**overrides):
+    return tiny.randomize(heads.build_pretrainer(tiny.config(**overrides)))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return model()
+
+
+def total_loss(outputs, features):
+    losses = objectives.pretraining_losses(outputs, features)
+    return sum(value / weight for value, weight in losses.values())
+
+
+def google_names(num_layers):
+    """The tensors of a released checkpoint of google-research/bert."""
+    names = [f"bert/embeddings/{n}_embeddings" for n in ("word", "token_type", "position")]
+    norms = ["bert/embeddings/LayerNorm", "cls/predictions/transform/LayerNorm"]
+    denses = ["bert/pooler/dense", "cls/predictions/transform/dense"]
+    for i in range(num_layers):
+        layer = f"bert/encoder/layer_{i}"
+        denses += [f"{layer}/attention/self/{n}" for n in ("query", "key", "value")]
+        denses += [f"{layer}/{n}/dense" for n in ("attention/output", "intermediate", "output")]
+        norms += [f"{layer}/{n}/LayerNorm" for n in ("attention/output", "output")]
+    names += [f"{d}/{n}" for d in denses for n in ("kernel", "bias")]
+    names += [f"{n}/{v}" for n in norms for v in ("gamma", "beta")]
+    return sorted(
+        [*names, "cls/predictions/output_bias", *(f"cls/seq_relationship/output_{n}" for n in ("weights", "bias"))]
+    )
+
+
+def test_names_and_shapes_are_those_of_googles_checkpoints(monkeypatch):
+    monkeypatch.setattr(initializers, "truncated_normal", lambda stddev: "zeros")  # no minutes of random numbers
+    variables = heads.build_pretrainer(config.preset("base")).variables
+    assert sorted(v.path for v in variables) == google_names(12)  # each once: the table is tied
+    assert len(variables) == 206
+    encoder_variables = [v for v in variables if v.path.startswith("bert/")]
+    assert sum(int(np.prod(v.shape)) for v in encoder_variables) == 109_482_240
+    shapes = {v.path: tuple(v.shape) for v in variables}
+    assert shapes["bert/embeddings/word_embeddings"] == (30522, 768)
+    assert shapes["bert/embeddings/position_embeddings"] == (512, 768)
+    assert shapes["bert/encoder/layer_11/intermediate/dense/kernel"] == (768, 3072)
+    assert shapes["bert/encoder/layer_11/output/dense/kernel"] == (3072, 768)
+    assert shapes["cls/predictions/output_bias"] == (30522,)
+    assert shapes["cls/seq_relationship/output_weights"] == (2, 768)
+
+
+def test_names_do_not_depend_on_what_was_built_before():
+    first, second = (sorted(v.path for v in model().variables) for _ in range(2))
+    assert first == second == google_names(LAYERS)
+
+
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+def test_equals_reference(activation):
+    built = model(hidden_act=activation)
+    expected = reference.pretrainer(FEATURES, tiny.weights(built), LAYERS, N, activation)
+    found = built(INPUTS)
+    assert set(found) == set(expected)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
+
+
+def test_shapes_and_types(plain):
+    outputs = plain(INPUTS)
+    assert outputs["masked_lm_logits"].shape == (B, P, V)
+    assert outputs["next_sentence_logits"].shape == (B, 2)
+    assert {v.dtype for v in outputs.values()} == {tf.float32}
+
+
+def test_table_is_tied(plain):
+    """One more in a row of the table moves the logits of that word at every position."""
+    built = model()
+    before = built(INPUTS)["masked_lm_logits"].numpy()
+    unused = next(i for i in range(1, V) if i not in FEATURES["input_ids"])
+    table = built.get_layer("embeddings").word_embeddings
+    table.assign(np.asarray(table) + (np.arange(V) == unused)[:, None])
+    after = built(INPUTS)["masked_lm_logits"].numpy()
+    assert (after[..., unused] != before[..., unused]).all()
+    others = np.arange(V) != unused
+    np.testing.assert_array_equal(after[..., others], before[..., others])
+
+
+def test_gradients_equal_differences_of_the_reference():
+    """Along a random direction of each variable; the tied table gets both of its parts."""
+    built = model()
+    with tf.GradientTape() as tape:
+        loss = total_loss(built(INPUTS), FEATURES)
+    gradients = tape.gradient(loss, [v.value for v in built.trainable_variables])
+    params, rng, step = tiny.weights(built), np.random.default_rng(5), 1e-5
+
+    def reference_loss(changed):
+        outputs = reference.pretrainer(FEATURES, params | changed, LAYERS, N)
+        losses = reference.pretraining_losses(outputs, FEATURES)
+        return sum(losses[name][0] / losses[name][1] for name in ("masked_lm_loss", "next_sentence_loss"))
+
+    for v, gradient in zip(built.trainable_variables, gradients):
+        gradient = np.asarray(tf.convert_to_tensor(gradient))
+        assert np.isfinite(gradient).all(), v.path
+        direction = rng.normal(size=gradient.shape)
+        up, down = (reference_loss({v.path: params[v.path] + sign * step * direction}) for sign in (1, -1))
+        # The bias of the keys adds the same to all scores of a query: its gradient is 0.
+        np.testing.assert_allclose(
+            (gradient * direction).sum(), (up - down) / (2 * step), rtol=1e-3, atol=2e-5, err_msg=v.path
+        )
+
+
+def test_order_of_positions_is_the_order_of_logits(plain):
+    order = np.random.default_rng(3).permutation(P)
+    shuffled = INPUTS | {"masked_lm_positions": FEATURES["masked_lm_positions"][:, order]}
+    found, expected = (plain(x)["masked_lm_logits"].numpy() for x in (shuffled, INPUTS))
+    np.testing.assert_allclose(found, expected[:, order], atol=1e-5)
+
+
+def test_more_padding_changes_nothing(plain):
+    longer = {k: np.pad(v, [(0, 0), (0, 5)]) for k, v in INPUTS.items()}
+    short, long = plain(INPUTS), plain(longer)
+    np.testing.assert_allclose(long["masked_lm_logits"][:, :P], short["masked_lm_logits"], atol=1e-5)
+    np.testing.assert_allclose(long["next_sentence_logits"], short["next_sentence_logits"], atol=1e-5)
+
+
+def test_no_positions(plain):
+    outputs = plain(INPUTS | {"masked_lm_positions": np.zeros((B, 0), np.int32)})
+    assert outputs["masked_lm_logits"].shape == (B, 0, V)
+
+
+def test_mixed_bfloat16_is_close_to_float32(plain):
+    with tiny.dtype_policy("mixed_bfloat16"):
+        mixed = model()
+    assert {v.dtype for v in mixed.variables} == {"float32"}
+    found, expected = mixed(INPUTS), plain(INPUTS)
+    for name in ("masked_lm_logits", "next_sentence_logits"):
+        assert found[name].dtype == tf.float32
+        error = found[name] - expected[name]
+        assert np.sqrt(np.mean(error**2)) < 0.03 * np.asarray(expected[name]).std(), name
+    with tf.GradientTape() as tape:
+        loss = total_loss(mixed(INPUTS), FEATURES)
+    gradients = tape.gradient(loss, [v.value for v in mixed.trainable_variables])
+    assert all(g.dtype == tf.float32 and np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients)
+    np.testing.assert_allclose(loss, total_loss(expected, FEATURES), rtol=0.02)
+
+
+def test_heads_do_not_drop():
+    built = model(hidden_dropout_prob=1.0)
+    outputs = {k: v.numpy() for k, v in built(INPUTS, training=True).items()}
+    params = tiny.weights(built)
+    x = reference.gelu(reference.dense(outputs["sequence_output"][0, 0], params, "cls/predictions/transform/dense"))
+    x = reference.layer_norm(x, params, "cls/predictions/transform/LayerNorm")
+    expected = params["bert/embeddings/word_embeddings"] @ x + params["cls/predictions/output_bias"]
+    np.testing.assert_allclose(outputs["masked_lm_logits"][0, -1], expected, atol=1e-4)
+    expected = params["cls/seq_relationship/output_weights"] @ outputs["pooled_output"][0]
+    expected += params["cls/seq_relationship/output_bias"]
+    np.testing.assert_allclose(outputs["next_sentence_logits"][0], expected, atol=1e-5)
+
+
+def test_each_replica_draws_the_masks_of_its_seed(mirrored):
+    with mirrored.scope():
+        built = model(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+
+    def forward(seed, replica):
+        with dropout.seeded(tf.stack([seed, replica])):
+            return built(INPUTS, training=True)["masked_lm_logits"]
+
+    @tf.function
+    def step(seed):
+        return mirrored.run(lambda: forward(seed, tf.distribute.get_replica_context().replica_id_in_sync_group))
+
+    found = [x.numpy() for x in mirrored.experimental_local_results(step(tf.constant(7)))]
+    assert (found[0] != found[1]).all()
+    for replica in (0, 1):
+        np.testing.assert_allclose(found[replica], forward(tf.constant(7), tf.constant(replica)), atol=1e-5)
+
+
+def test_the_step_compiles_to_static_shapes():
+    """What a TPU needs: forward, dropout and backward in XLA without a bounded dynamic dimension."""
+    built = model(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, num_hidden_layers=1)
+
+    @tf.function(jit_compile=True)
+    def step(features, seed):
+        with tf.GradientTape() as tape, dropout.seeded(seed):
+            loss = total_loss(built(tiny.inputs(features), training=True), features)
+        gradients = tape.gradient(loss, [v.value for v in built.trainable_variables])
+        return loss, [tf.reduce_sum(tf.convert_to_tensor(g) ** 2) for g in gradients]
+
+    features = {k: tf.constant(v) for k, v in FEATURES.items()}
+    loss, norms = step(features, tf.constant([1, 2]))
+    assert np.isfinite(loss) and np.isfinite(norms).all()
+    assert "<=" not in step.experimental_get_compiler_ir(features, tf.constant([1, 2]))(stage="hlo")
+
+
+@pytest.mark.parametrize("shape", [(B, L), (None, None)])
+def test_converts_to_tflite_with_builtins_only(plain, shape):
+    spec = {k: tf.TensorSpec([shape[0], P if k == "masked_lm_positions" else shape[1]], tf.int32, k) for k in INPUTS}
+    run = tf.function(lambda **x: plain(x, training=False)).get_concrete_function(**spec)
+    holder = tf.Module()
+    holder.variables_of_model = [v.value for v in plain.variables]  # without them the converter gives garbage
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([run], holder)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    runner = interpreter.get_signature_runner()
+    for length in (L,) if shape[1] else (L, 9):
+        cut = {k: v if k == "masked_lm_positions" else v[:, :length] for k, v in INPUTS.items()}
+        cut["masked_lm_positions"] = np.minimum(cut["masked_lm_positions"], length - 1)
+        found, expected = runner(**cut), plain(cut)
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-4, err_msg=name)

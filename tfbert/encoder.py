@@ -1,0 +1,50 @@
+"""BERT's encoder as a functional Keras model: Devlin et al. 2019, section 3."""
+
+import keras
+
+from tfbert.config import EncoderConfig
+from tfbert.layers import attention_masks, embeddings, pooler, transformer
+
+
+def build_encoder(config: EncoderConfig) -> keras.Model:
+    """Builds the encoder.
+
+    The scopes and layer names are those of google-research/bert, so `variable.path` of each variable is
+    its name in Google's checkpoints (`bert/encoder/layer_0/attention/self/query/kernel`).
+
+    Args:
+        config: Its sizes and rates.
+
+    Returns:
+        A model from {"input_ids", "input_mask", "segment_ids"}, int32 [B, L] each with any L up to
+        `max_position_embeddings`, to {"sequence_output": [B, L, D], "pooled_output": [B, D]}. Its layer
+        "embeddings" holds the table that the masked language model is tied to.
+    """
+    inputs = {
+        name: keras.Input((None,), dtype="int32", name=name) for name in ("input_ids", "input_mask", "segment_ids")
+    }
+    with keras.name_scope("bert"):
+        hidden = embeddings.Embeddings(
+            config.vocab_size,
+            config.hidden_size,
+            config.max_position_embeddings,
+            config.type_vocab_size,
+            config.hidden_dropout_prob,
+            config.initializer_range,
+            name="embeddings",
+        )(inputs["input_ids"], inputs["segment_ids"])
+        attention_bias = attention_masks.PaddingBias(name="attention_bias")(inputs["input_mask"])
+        with keras.name_scope("encoder"):
+            for i in range(config.num_hidden_layers):
+                hidden = transformer.TransformerBlock(
+                    config.hidden_size,
+                    config.num_attention_heads,
+                    config.intermediate_size,
+                    config.hidden_act,
+                    config.hidden_dropout_prob,
+                    config.attention_probs_dropout_prob,
+                    config.initializer_range,
+                    name=f"layer_{i}",
+                )(hidden, attention_bias)
+        pooled = pooler.Pooler(config.hidden_size, config.initializer_range, name="pooler")(hidden)
+    return keras.Model(inputs, {"sequence_output": hidden, "pooled_output": pooled}, name="bert")

@@ -1,0 +1,77 @@
+"""Multi-head self-attention: Vaswani et al. 2017, section 3.2."""
+
+import keras
+import tensorflow as tf
+
+from tfbert import checks
+from tfbert.layers import dropout, initializers
+
+
+class SelfAttention(keras.layers.Layer):
+    """Attends within one sequence and returns its heads side by side.
+
+    The projection back to the hidden size, the residual and the layer norm are the block's (see
+    `tfbert.layers.transformer`).
+
+    Args:
+        hidden_size: D, a multiple of `num_attention_heads`.
+        num_attention_heads: N.
+        dropout_rate: Rate in [0, 1] at which attention probabilities are dropped.
+        initializer_range: Deviation of the kernels' initialiser.
+
+    Call args:
+        hidden: float [B, L, D].
+        attention_bias: float [B, 1, 1 or L, L], added to the scores.
+        training: Whether to drop.
+
+    Returns:
+        float [B, L, D].
+
+    Raises:
+        InputError: `hidden_size` is not a multiple of `num_attention_heads`.
+    """
+
+    def __init__(self, hidden_size, num_attention_heads, dropout_rate=0.0, initializer_range=0.02, **kwargs):
+        super().__init__(**kwargs)
+        checks.require(
+            hidden_size % num_attention_heads == 0,
+            "hidden_size must be a multiple of num_attention_heads",
+            f"hidden_size={hidden_size}, num_attention_heads={num_attention_heads}",
+        )
+        self.num_attention_heads = num_attention_heads
+        self.size_per_head = hidden_size // num_attention_heads
+        self.query, self.key, self.value = (
+            keras.layers.Dense(
+                hidden_size, kernel_initializer=initializers.truncated_normal(initializer_range), name=name
+            )
+            for name in ("query", "key", "value")
+        )
+        self.dropout = dropout.Dropout(dropout_rate, name="dropout")
+
+    def build(self, hidden_shape, attention_bias_shape=None):
+        """Builds the three projections of [B, L, D]."""
+        for projection in (self.query, self.key, self.value):
+            projection.build(hidden_shape)
+        self.dropout.build(None)
+
+    def call(self, hidden, attention_bias, training=False):
+        """See the class."""
+        # Scaling the queries and not the scores is the same and touches H numbers a row instead of T.
+        query = self._split_heads(self.query(hidden) * self.size_per_head**-0.5)  # [B, N, F, H]
+        key = self._split_heads(self.key(hidden))  # [B, N, T, H]
+        value = self._split_heads(self.value(hidden))  # [B, N, T, H]
+
+        scores = tf.matmul(query, key, transpose_b=True)  # [B, N, F, T]
+        # Softmax in float32: bfloat16 has 8 bits, and the sum is over hundreds of terms.
+        scores = tf.cast(scores, tf.float32) + tf.cast(attention_bias, tf.float32)
+        weights = tf.nn.softmax(scores)
+        weights = self.dropout(tf.cast(weights, self.compute_dtype), training=training)
+        context = tf.matmul(weights, value)  # [B, N, F, H]
+
+        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(hidden))  # [B, F, D]
+
+    def _split_heads(self, x):
+        """[B, L, D] -> [B, N, L, H]."""
+        shape = tf.shape(x)
+        x = tf.reshape(x, [shape[0], shape[1], self.num_attention_heads, self.size_per_head])  # [B, L, N, H]
+        return tf.transpose(x, [0, 2, 1, 3])

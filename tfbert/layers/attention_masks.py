@@ -1,0 +1,45 @@
+"""Who may look at whom. A pattern is a function to [B, 1 or F, T]; `Bias` turns it into what scores add."""
+
+import keras
+import tensorflow as tf
+
+# What google-research/bert adds to the score of a blocked key. exp(-10000) is 0 in float32, and the
+# number fits float16, whose largest is 65504.
+BLOCKED_SCORE = -10000.0
+
+
+def padding(input_mask):
+    """Every query sees every key that is not padding.
+
+    Args:
+        input_mask: number [B, T]; 0 is padding.
+
+    Returns:
+        float32 [B, 1, T].
+    """
+    # expand_dims and not [:, None]: TFLite has no strided slice that adds an axis of unknown length.
+    return tf.expand_dims(tf.cast(tf.not_equal(input_mask, 0), tf.float32), 1)
+
+
+class PaddingBias(keras.layers.Layer):
+    """The padding pattern as a number to add to attention scores; made once, used by every layer.
+
+    Call args:
+        input_mask: int32 [B, T]; 0 is padding.
+
+    Returns:
+        float32 [B, 1, 1, T]: 0 where a query may look, `BLOCKED_SCORE` elsewhere. A sequence that is
+        all padding attends as if nothing were blocked: the same number is added to every score.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+
+    def call(self, input_mask):
+        """See the class."""
+        return bias(padding(input_mask))
+
+
+def bias(mask):
+    """[B, 1 or F, T] of 0 and 1 -> float32 [B, 1, 1 or F, T] to add to scores."""
+    return (1.0 - tf.expand_dims(mask, 1)) * BLOCKED_SCORE

@@ -1,0 +1,88 @@
+"""The sum of word, segment and position embeddings: Devlin et al. 2019, section 3, figure 2."""
+
+import keras
+import tensorflow as tf
+
+from tfbert import checks
+from tfbert.layers import dropout, initializers, transformer
+
+
+class Embeddings(keras.layers.Layer):
+    """LayerNorm(word + segment + position), with dropout.
+
+    Args:
+        vocab_size: V.
+        hidden_size: D.
+        max_position_embeddings: Longest sequence.
+        type_vocab_size: Number of segments.
+        dropout_rate: Rate in [0, 1].
+        initializer_range: Deviation of the tables' initialiser.
+
+    Call args:
+        input_ids: int32 [B, L].
+        segment_ids: int32 [B, L].
+        training: Whether to drop.
+
+    Returns:
+        float [B, L, D].
+
+    Raises:
+        InputError: L is known when the graph is built, and longer than `max_position_embeddings`.
+        tf.errors.InvalidArgumentError: L turns out to be longer when the graph runs.
+    """
+
+    def __init__(
+        self,
+        vocab_size,
+        hidden_size,
+        max_position_embeddings,
+        type_vocab_size,
+        dropout_rate=0.0,
+        initializer_range=0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.table_shapes = {
+            "word_embeddings": (vocab_size, hidden_size),
+            "token_type_embeddings": (type_vocab_size, hidden_size),
+            "position_embeddings": (max_position_embeddings, hidden_size),
+        }
+        self.initializer_range = initializer_range
+        self.LayerNorm = transformer.layer_norm()
+        self.dropout = dropout.Dropout(dropout_rate, name="dropout")
+
+    def build(self, *input_shapes):
+        """Makes the three tables."""
+
+        def table(name):
+            # Not cast as a whole to the compute dtype: a batch looks up a few of many rows.
+            return self.add_weight(
+                name=name,
+                shape=self.table_shapes[name],
+                initializer=initializers.truncated_normal(self.initializer_range),
+                autocast=False,
+            )
+
+        self.word_embeddings = table("word_embeddings")  # [V, D]
+        self.token_type_embeddings = table("token_type_embeddings")
+        self.position_embeddings = table("position_embeddings")
+        self.LayerNorm.build((None, None, self.table_shapes["word_embeddings"][1]))
+        self.dropout.build(None)
+
+    def call(self, input_ids, segment_ids, training=False):
+        """See the class."""
+        longest, hidden_size = self.table_shapes["position_embeddings"]
+        static_length = input_ids.shape[1]
+        checks.require(
+            static_length is None or static_length <= longest,
+            "a sequence must not be longer than max_position_embeddings",
+            f"{static_length} tokens, max_position_embeddings={longest}",
+        )
+        words = tf.gather(self.word_embeddings, input_ids)  # [B, L, D]
+        # Few rows: a product with one-hot vectors has a cheaper gradient than a lookup.
+        segments = tf.one_hot(segment_ids, self.table_shapes["token_type_embeddings"][0])
+        segments = tf.matmul(segments, self.token_type_embeddings)  # [B, L, D]
+        # slice fails on a length beyond the table, where [:length] would give fewer rows.
+        positions = tf.slice(self.position_embeddings, [0, 0], [tf.shape(input_ids)[1], hidden_size])  # [L, D]
+        summed = self.LayerNorm(words + segments + positions)
+        return self.dropout(tf.cast(summed, self.compute_dtype), training=training)
