@@ -1,0 +1,68 @@
+"""Tests of tfbert.distribution: devices, and which replica gets which records."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import test_input_pipeline as fixtures
+from tfbert import checks, distribution, input_pipeline
+
+
+def test_default_is_one_device():
+    strategy = distribution.make_strategy("default")
+    assert strategy.num_replicas_in_sync == 1
+    with strategy.scope():
+        assert tf.Variable(1.0).device.endswith("GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0")
+
+
+def test_mirrored_takes_all_devices_and_is_one_object():
+    strategy = distribution.make_strategy("mirrored")
+    assert strategy.num_replicas_in_sync == 2
+    assert distribution.make_strategy("mirrored") is strategy
+
+
+@pytest.mark.parametrize("name", ["", "local", "no-such-tpu"])
+def test_tpu_that_is_not_there(name):
+    with pytest.raises(checks.InputError, match=f"TPU that can be reached; got tpu_name='{name}'.*--strategy=default"):
+        distribution.make_strategy("tpu", name)
+
+
+def test_other_names_are_refused():
+    with pytest.raises(checks.InputError, match="default, mirrored, tpu; got strategy='mirror'"):
+        distribution.make_strategy("mirror")
+
+
+@pytest.mark.parametrize("name", ["default", "mirrored"])
+def test_replicas_take_the_elements_by_turns(tmp_path, name):
+    pattern = fixtures.write_set(tmp_path, (11, 6, 7))
+    records = input_pipeline.open_records(pattern, fixtures.L, fixtures.P)
+    strategy = distribution.make_strategy(name)
+    replicas = strategy.num_replicas_in_sync
+
+    def make_dataset(num_pipelines, pipeline_index, replicas_per_pipeline):
+        assert (num_pipelines, pipeline_index, replicas_per_pipeline) == (1, 0, replicas)
+        return input_pipeline.train_dataset(
+            records, 8, 2, 5, 1, 6, num_pipelines, pipeline_index, replicas_per_pipeline
+        )
+
+    iterator = iter(distribution.distribute(strategy, make_dataset))
+
+    @tf.function
+    def micro_batch(iterator):
+        return strategy.run(lambda features: features["input_ids"][:, 0], (next(iterator),))
+
+    want = fixtures.stream(records, 5, batch_size=8, start=1)
+    got = [strategy.experimental_local_results(micro_batch(iterator)) for _ in range(10)]
+    assert [len(g) for g in got] == [replicas] * 10
+    assert np.concatenate([np.concatenate(g) for g in got]).tolist() == want
+
+
+@pytest.mark.parametrize("name", ["default", "mirrored"])
+def test_evaluation_ends_on_all_replicas_at_once(tmp_path, name):
+    records = input_pipeline.open_records(fixtures.write_set(tmp_path, (5, 4)), fixtures.L, fixtures.P)
+    strategy = distribution.make_strategy(name)
+    dataset = distribution.distribute(
+        strategy, lambda *pipeline: input_pipeline.eval_dataset(records, 4, None, *pipeline)
+    )
+    batches = [strategy.experimental_local_results(b["example_weights"]) for b in dataset]
+    assert np.concatenate([np.concatenate(b) for b in batches]).tolist() == [1.0] * 9 + [0.0] * 3

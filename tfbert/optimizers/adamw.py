@@ -1,0 +1,75 @@
+"""BERT's AdamW: no bias correction, decay inside the update."""
+
+import keras
+import tensorflow as tf
+
+
+class AdamW(keras.optimizers.Optimizer):
+    """Adam with decoupled weight decay, as BERT was trained (Devlin et al. 2019, appendix A.2).
+
+    For each variable w with gradient g:
+
+        m <- beta_1 m + (1 - beta_1) g
+        v <- beta_2 v + (1 - beta_2) g^2
+        w <- w - learning_rate (m / (sqrt(v) + epsilon) + weight_decay w)
+
+    `keras.optimizers.AdamW` differs in three ways that matter when a published recipe is repeated: it
+    corrects the bias of m and v, its epsilon is 1e-7, and it decays w before the update.
+
+    It does not clip: under a strategy Keras would clip each replica's gradients before they are summed.
+    Clip the summed gradients and pass each replica its share; `apply` sums over the replicas.
+
+    Args:
+        learning_rate: A number or a Keras LearningRateSchedule.
+        weight_decay: The rate by which variables in the decayed group shrink, before learning_rate.
+        beta_1: Decay of m.
+        beta_2: Decay of v.
+        epsilon: Added to the square root of v.
+        decays: path of a variable -> whether weight decay applies to it, such as
+            `param_groups.decay_mask(paths).__getitem__`.
+    """
+
+    def __init__(self, learning_rate, weight_decay, beta_1=0.9, beta_2=0.999, epsilon=1e-6, *, decays, name="adamw"):
+        super().__init__(learning_rate=learning_rate, name=name)
+        # Not `weight_decay`: Keras would apply its own decay to an attribute of that name.
+        self.decay_rate = weight_decay
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.decays = decays
+
+    def build(self, variables):
+        """Makes m and v, zeros, for each variable."""
+        if self.built:
+            return
+        # A frozenset, since Keras would put a list among the objects of the checkpoint.
+        self._decayed = frozenset(i for i, v in enumerate(variables) if self.decays(v.path))
+        super().build(variables)
+        self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable on one device; Keras calls it with gradients that are summed over replicas."""
+        index = self._get_variable_index(variable)
+        # The gradient of an embedding look-up comes as slices, the same row perhaps several times. Rows
+        # without a gradient decay too, m and v as well as w, so the dense sum is what is wanted.
+        gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+        m = self.beta_1 * self._momentums[index].value + (1.0 - self.beta_1) * gradient
+        v = self.beta_2 * self._velocities[index].value + (1.0 - self.beta_2) * tf.square(gradient)
+        update = m / (tf.sqrt(v) + self.epsilon)
+        if index in self._decayed:
+            update += self.decay_rate * tf.convert_to_tensor(variable)
+        self.assign(self._momentums[index], m)
+        self.assign(self._velocities[index], v)
+        self.assign_sub(variable, tf.cast(learning_rate, variable.dtype) * update)
+
+    def get_config(self):
+        """The arguments, without `decays`, which is a function."""
+        config = super().get_config()
+        config.pop("weight_decay")
+        return {
+            **config,
+            "weight_decay": self.decay_rate,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
