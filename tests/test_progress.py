@@ -1,0 +1,165 @@
+import contextlib
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import termios
+
+import pytest
+
+from tests.reports import HELD_OUT, TRAIN, Time
+from tfbert import hooks, progress
+
+
+class TestClock:
+    def test_speed_leaves_evaluation_out_and_time_left_takes_it_in(self):
+        now = Time()
+        clock = progress.Clock(batch_size=6, now=now)
+        now.now += 50  # tracing, and the first ten steps
+        assert clock.lap(10, "train") == (60 / 50, 50)
+        now.now += 20
+        assert clock.lap(20, "train") == (60 / 20, 20)
+        now.now += 30
+        assert clock.lap(20, "held_out") is None
+        now.now += 20
+        assert clock.lap(30, "train") == (60 / 20, 20)
+        # Ten steps took 20 seconds and half of the tens came with an evaluation: 70 seconds for twenty.
+        assert clock.seconds_left(50) == 70
+
+    def test_only_the_first_lap_knows_compilation(self):
+        now = Time()
+        clock = progress.Clock(6, now=now)
+        assert clock.seconds_left(100) is None
+        now.now += 50
+        clock.lap(10, "train")
+        assert clock.seconds_left(100) is None and not clock.is_known
+        for step in range(20, 71, 10):
+            now.now += 2
+            clock.lap(step, "train")
+            assert clock.seconds_left(100) == (100 - step) / 5
+
+    def test_a_long_first_lap_tells_enough(self):
+        now = Time()
+        clock = progress.Clock(6, now=now)
+        now.now += 500
+        clock.lap(10, "train")
+        assert clock.is_known and clock.seconds_left(100) == 4500
+
+    def test_resumed(self):
+        now = Time()
+        clock = progress.Clock(6, start_step=900, now=now)
+        now.now += 300
+        clock.lap(910, "held_out")  # no "train" yet
+        assert clock.lap(910, "train") == (0.2, 300)
+        assert clock.seconds_left(1000) == 2700
+
+    def test_time_left_follows_the_machine(self):
+        now = Time()
+        clock = progress.Clock(6, now=now)
+        for step in range(1, 101):
+            now.now += 1 if step < 50 else 10
+            clock.lap(step, "train")
+        assert clock.seconds_left(110) == 100
+
+    def test_initial_evaluation_and_reporting_are_not_training(self):
+        now = Time()
+        clock = progress.Clock(6, now=now)
+        now.now += 40
+        clock.lap(0, "held_out")
+        now.now += 5
+        clock.skip()
+        now.now += 2
+        assert clock.lap(1, "train") == (3, 2)
+
+    @pytest.mark.parametrize(
+        "seconds, text",
+        [(0, "0:00"), (59.6, "1:00"), (725, "12:05"), (3600 * 3 + 249, "3:04:09"), (200000, "2d 07:33")],
+    )
+    def test_duration(self, seconds, text):
+        assert progress.duration(seconds) == text
+
+
+def terminal(columns):
+    """A pseudo-terminal: (file descriptor that reads what was shown, stream that writes to it)."""
+    main, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    return main, os.fdopen(child, "w")
+
+
+def all_of(main):
+    """What a terminal got, after its stream was closed."""
+    text = b""
+    with contextlib.suppress(OSError):  # how a pseudo-terminal says that there is no more
+        while got := os.read(main, 10000):
+            text += got
+    os.close(main)
+    return text.decode()
+
+
+def shown(text):
+    """The lines that a terminal shows after it got `text`."""
+    lines = [""]
+    for part in re.split(r"(\r\n|\n|\r|\x1b\[K)", text):
+        if part in ("\r\n", "\n"):
+            lines.append("")
+        elif part == "\r":
+            column = 0
+            continue
+        elif part == "\x1b[K":
+            lines[-1] = lines[-1][:column]
+            continue
+        else:
+            start = column if lines[-1] else 0
+            lines[-1] = lines[-1][:start] + part + lines[-1][start + len(part) :]
+            column = start + len(part)
+            continue
+        column = 0
+    return lines
+
+
+class TestProgressLine:
+    def test_plain_lines(self):
+        stream, now = io.StringIO(), Time()
+        hook = hooks.progress_line(2000, 32, stream=stream, now=now)
+        now.now += 25
+        hook(500, TRAIN, "train")
+        hook(500, HELD_OUT, "held_out")
+        now.now += 25
+        hook(1000, TRAIN, "train")
+        hook.close()
+        assert stream.getvalue() == (
+            "step   500/2,000   25 %  loss 7.250  MLM 23.4 %  NSP 61.0 %  lr 1.00e-04\n"
+            "held out at step 500:  loss 7.250  MLM 23.4 %  NSP 61.0 %\n"
+            "step 1,000/2,000   50 %  loss 7.250  MLM 23.4 %  NSP 61.0 %  lr 1.00e-04  640 seq/s  0:50 left\n"
+        )
+
+    @pytest.mark.parametrize("columns", [8, 20, 40, 60, 79, 80, 120])
+    def test_a_terminal_gets_one_line_that_fits(self, columns):
+        main, stream = terminal(columns)
+        now = Time()
+        hook = hooks.progress_line(2_000_000, 32, start_step=1_000_000, stream=stream, now=now)
+        for step in (1_000_100, 1_000_200):
+            now.now += 25
+            hook(step, TRAIN, "train")
+        hook(1_000_200, HELD_OUT, "held_out")
+        now.now += 25
+        hook(1_000_300, TRAIN, "train")
+        hook.close()
+        stream.close()
+        text = all_of(main)
+        lines = shown(text)
+        assert len(lines) == 3 and lines[-1] == ""  # the held-out figures, the live line, the cursor
+        assert all(len(line) < columns for line in lines)
+        assert lines[0].startswith("held out at step"[: columns - 1])
+        assert lines[1].startswith("step 1,000,300/2,000,000"[: columns - 1])
+        if columns >= 60:
+            assert "loss 7.250" in lines[1] and lines[1].endswith("2d 21:25 left")
+        if columns == 120:
+            assert "50 %  loss 7.250  MLM 23.4 %  NSP 61.0 %  lr 1.00e-04  128 seq/s" in lines[1]
+
+    def test_a_metric_that_is_not_reported_is_not_shown(self):
+        stream = io.StringIO()
+        hooks.progress_line(10, 1, stream=stream)(3, {"masked_lm_accuracy": 0.5}, "held_out")
+        assert stream.getvalue() == "held out at step 3:  MLM 50.0 %\n"

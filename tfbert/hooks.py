@@ -1,0 +1,155 @@
+"""What a run tells while it trains: the progress line, metrics.jsonl, speed.jsonl, and TensorBoard.
+
+A hook is a callable `hook(step, metrics, split)`: `metrics` is {name: number} of optimizer step `step`,
+`split` is "train" or "held_out". `hook.close()` ends it. Only the chief makes hooks, after it has restored.
+"""
+
+import json
+import math
+import os
+
+import numpy as np
+
+from tfbert import checks, progress, summaries
+
+METRICS_FILE, SPEED_FILE = "metrics.jsonl", "speed.jsonl"
+
+progress_line = progress.ProgressLine
+tensorboard = summaries.TensorBoard
+
+
+def _failed(error, path):
+    """The `InputError` of a log that cannot be written."""
+    return checks.error(
+        "the run folder must be writable and its disk must have space left",
+        error.strerror or str(error),
+        path,
+        summaries.GO_ON,
+    )
+
+
+def _kept_bytes(path, resume_step):
+    """How long a log of JSON lines is up to and including `resume_step`, without a line torn by a kill."""
+    size = 0
+    with open(path, "rb") as f:
+        for number, line in enumerate(f, 1):
+            if not line.endswith(b"\n"):
+                break  # the process was killed, or the disk filled, while this line was written
+            try:
+                step = json.loads(line)["step"]
+            except (ValueError, KeyError, TypeError) as e:
+                raise checks.error(
+                    "each line of a log must be a JSON object with a step",
+                    repr(line[:80].decode("utf-8", "replace")),
+                    f"{path}, line {number}",
+                    "Move the file away to go on without the lines before",
+                ) from e
+            if step > resume_step:
+                break
+            size += len(line)
+    return size
+
+
+def _plain(value):
+    """A number as JSON holds it: the shortest that reads back as the same float32; None if not finite."""
+    value = float(value)
+    if not math.isfinite(value):
+        return None  # JSON has no NaN
+    short = float(str(np.float32(value)))
+    return int(short) if short.is_integer() and abs(short) < 2**24 else short
+
+
+class JsonLines:
+    """An append-only file of JSON objects, one a line and each with its step.
+
+    Args:
+        path: The file.
+        resume_step: Step of the restored checkpoint: lines of later steps go, since they will be written
+            again. None starts the file anew.
+
+    Raises:
+        InputError: the file cannot be written, or a line of it was not written by this class.
+    """
+
+    def __init__(self, path, resume_step=None):
+        self._path = path
+        try:
+            kept = _kept_bytes(path, resume_step) if resume_step is not None and os.path.exists(path) else 0
+            # Unbuffered: a line is in the file when `write` returns, and a kill leaves at most one torn.
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+            if os.path.getsize(path) > kept:
+                self._file.truncate(kept)
+        except OSError as e:
+            raise _failed(e, path) from e
+
+    def write(self, **fields):
+        """Appends a line."""
+        line = (json.dumps(fields) + "\n").encode()
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as e:
+            raise _failed(e, self._path) from e
+
+    def close(self):
+        """Closes the file."""
+        self._file.close()
+
+
+class MetricsFile(JsonLines):
+    """A hook that writes what is a function of (config, seed, step) alone, so that a resumed run's file
+    is byte for byte that of an uninterrupted one."""
+
+    def __call__(self, step, metrics, split):
+        """Appends {"step": ..., "split": ..., and the metrics}."""
+        self.write(step=int(step), split=split, **{name: _plain(value) for name, value in metrics.items()})
+
+
+class SpeedFile(JsonLines):
+    """A hook that writes what depends on the machine: no part of the promise of exact resumption.
+
+    Args:
+        path: The file.
+        batch_size: Sequences in an optimizer step, over all replicas.
+        resume_step: As of `JsonLines`.
+    """
+
+    def __init__(self, path, batch_size, resume_step=None):
+        super().__init__(path, resume_step)
+        self._clock = progress.Clock(batch_size, resume_step or 0)
+
+    def __call__(self, step, metrics, split):
+        """Appends {"step", "sequences_per_second", "seconds"} of the steps since the line before."""
+        lap = self._clock.lap(step, split)
+        if lap:
+            speed, seconds = lap
+            self.write(step=int(step), sequences_per_second=round(speed, 2), seconds=round(seconds, 3))
+
+
+metrics_file, speed_file = MetricsFile, SpeedFile
+
+
+def of_run(
+    run_dir, num_train_steps, batch_size, resume_step=None, hparams=None, model=None, guess_features=None, vocab=None
+):
+    """All hooks of a training run, to be called in this order.
+
+    TensorBoard's is slow after an evaluation; the two that measure speed come after it, so that they do
+    not take it for training.
+
+    Args:
+        run_dir: The run folder.
+        num_train_steps: Optimizer steps that the run will have at its end.
+        batch_size: Sequences in an optimizer step, over all replicas.
+        resume_step: Step of the restored checkpoint; None for a new run.
+        hparams: See `summaries.TensorBoard`, as `model`, `guess_features` and `vocab`.
+
+    Returns:
+        A list of hooks.
+    """
+    return [
+        metrics_file(os.path.join(run_dir, METRICS_FILE), resume_step),
+        tensorboard(run_dir, batch_size, resume_step, hparams, model, guess_features, vocab),
+        speed_file(os.path.join(run_dir, SPEED_FILE), batch_size, resume_step),
+        progress_line(num_train_steps, batch_size, resume_step or 0),
+    ]

@@ -1,0 +1,170 @@
+"""The progress line: live on a terminal, plain lines elsewhere; and the clock that speeds are read from."""
+
+import collections
+import os
+import sys
+import time
+
+# Time left is taken from the last so many reports: recent enough to follow the machine, and enough
+# to hold an evaluation now and then.
+WINDOW = 50
+# The first report holds the tracing and compiling of the step; speed is read from it only if it took so many
+# seconds that this is a small part.
+LONG_FIRST_LAP = 120
+
+
+class Clock:
+    """Measures the speed of training from the calls that a hook gets.
+
+    Args:
+        batch_size: Sequences in an optimizer step, over all replicas.
+        start_step: Optimizer steps that were done before; they took none of this process's time.
+        now: A clock in seconds.
+    """
+
+    def __init__(self, batch_size, start_step=0, now=time.perf_counter):
+        self.batch_size, self._now = batch_size, now
+        self._step, self._time = start_step, now()  # of the last report, of whatever split
+        self._trained_step, self._training = start_step, 0.0  # step of the last "train", seconds since
+        self._reports = collections.deque([(start_step, self._time)], maxlen=WINDOW)
+        self._compiled = False
+
+    def lap(self, step, split):
+        """Notes a report; for "train" returns (sequences a second, seconds of training) since the last.
+
+        Time between two reports of one step is evaluation, and is not counted as training.
+        """
+        now = self._now()
+        if step > self._step:
+            self._training += now - self._time
+        self._step, self._time = step, now
+        if split != "train":
+            return None
+        seconds, steps = self._training, step - self._trained_step
+        self._training, self._trained_step = 0.0, step
+        if not self._compiled and len(self._reports) == 2:
+            self._reports.popleft()
+            self._compiled = True
+        self._reports.append((step, now))
+        return (steps * self.batch_size / seconds if seconds > 0 else 0.0), seconds
+
+    def skip(self):
+        """Leaves the time since the last report out of the training: it was spent in reporting."""
+        self._time = self._now()
+
+    @property
+    def is_known(self):
+        """Whether there is a lap that tells the speed."""
+        first, last = self._reports[0][1], self._reports[-1][1]
+        return self._compiled or last - first >= LONG_FIRST_LAP
+
+    def seconds_left(self, num_train_steps):
+        """Seconds until the last step, evaluations included; None while the speed is not known."""
+        (first_step, first), (last_step, last) = self._reports[0], self._reports[-1]
+        if not self.is_known or last_step <= first_step:
+            return None
+        return max(0, num_train_steps - last_step) * (last - first) / (last_step - first_step)
+
+
+def duration(seconds):
+    """`0:07`, `12:05`, `3:04:09` or `2d 03:04`: how people write spans of time."""
+    seconds = round(seconds)
+    minutes, s = divmod(seconds, 60)
+    hours, m = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24}d {hours % 24:02}:{m:02}"
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+def _percent(share):
+    return f"{100 * share:.1f} %"
+
+
+def _speed(value):
+    return f"{value:.1f} seq/s" if value < 100 else f"{value:,.0f} seq/s"
+
+
+def _fitting(parts, width):
+    """Joins (importance, text) parts; the least important go first when they do not fit in `width`."""
+    parts = [p for p in parts if p[1]]
+    while True:
+        line = "  ".join(text for _, text in parts)
+        if width is None or len(line) <= width or len(parts) == 1:
+            return line[:width]
+        parts.remove(min(parts))
+
+
+def _quality(metrics):
+    """The parts of the four metrics; a metric that was not reported has no part."""
+    rows = [
+        (8, "loss", "loss {:.3f}"),
+        (7, "masked_lm_accuracy", "MLM {}"),
+        (6, "next_sentence_accuracy", "NSP {}"),
+    ]
+    return [
+        (rank, text.format(_percent(metrics[name]) if "accuracy" in name else metrics[name]))
+        for rank, name, text in rows
+        if name in metrics
+    ]
+
+
+def _width(stream):
+    """Columns of the terminal that a stream writes to; None if it is not a terminal."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else None
+    except (AttributeError, OSError, ValueError):  # a notebook's or a test's stream has no descriptor
+        return None
+
+
+class ProgressLine:
+    """A hook that shows how training goes: see `hooks.progress_line`."""
+
+    def __init__(self, num_train_steps, batch_size, start_step=0, stream=None, now=time.perf_counter):
+        self._total, self._stream = num_train_steps, stream or sys.stderr
+        self._clock = Clock(batch_size, start_step, now)
+        self._live = ""  # the line that stands on the terminal and will be rewritten
+
+    def __call__(self, step, metrics, split):
+        """Shows a report: training rewrites the live line, held-out figures stay above it."""
+        lap = self._clock.lap(step, split)
+        width = _width(self._stream)
+        # The last column stays free: a line that fills it wraps on some terminals, and then piles up.
+        room = None if width is None else max(1, width - 1)
+        if split == "train":
+            line = _fitting(self._training_parts(step, metrics, lap[0]), room)
+            self._write(line, width, stays=False)
+        else:
+            line = _fitting([(10, f"held out at step {step:,}:"), *_quality(metrics)], room)
+            self._write(line, width, stays=True)
+
+    def _training_parts(self, step, metrics, speed):
+        digits = len(f"{self._total:,}")
+        left = self._clock.seconds_left(self._total)
+        rate = metrics.get("learning_rate")
+        return [
+            (10, f"step {step:>{digits},}/{self._total:,}"),
+            (4, f"{100 * step / max(1, self._total):3.0f} %"),
+            *_quality(metrics),
+            (3, "" if rate is None else f"lr {rate:.2e}"),
+            (5, _speed(speed) if self._clock.is_known else ""),
+            (9, "" if left is None else f"{duration(left)} left"),
+        ]
+
+    def _write(self, line, width, stays):
+        if width is None:
+            text = line + "\n"
+        elif stays:
+            # Over the live line, which is written again beneath.
+            text = f"\r{line}\x1b[K\n{self._live}"
+        else:
+            self._live = line
+            text = f"\r{line}\x1b[K"
+        self._stream.write(text)
+        self._stream.flush()
+
+    def close(self):
+        """Leaves the live line on the terminal and the cursor beneath it."""
+        if self._live:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._live = ""
