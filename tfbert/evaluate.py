@@ -1,0 +1,65 @@
+"""Scores a run on held-out records: the four metrics of pre-training, and a baseline.
+
+python -m tfbert.evaluate --run_dir=out/run --input_file='out/records/held_out-*'
+"""
+
+from tfbert import quiet  # noqa: F401 (first: it imports TensorFlow without its start-up noise)
+
+# isort: split
+import dataclasses
+
+import tensorflow as tf
+
+from tfbert import checks, config, held_out, input_pipeline, run_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """The flags."""
+
+    run_dir: str = config.field("", "The run folder.")
+    input_file: tuple[str, ...] = config.field((), "Globs of TFRecord files, of the run's lengths.")
+    checkpoint: str = config.field("", "One of the run's, such as ckpt-1000; by default the newest.")
+    eval_batch_size: int = config.field(32, "Sequences a batch.", lower_bound=1)
+    max_eval_steps: int | None = config.field(None, "Batches; by default all.", lower_bound=1)
+
+    def __post_init__(self):
+        config.check_bounds(self)
+        for name in ("run_dir", "input_file"):
+            checks.require(getattr(self, name), f"--{name} must be given", f"{name}={getattr(self, name)!r}")
+
+
+def evaluate(flags):
+    """{name: value}: "step", "instances", "loss", the four metrics and `masked_lm_unigram_accuracy`.
+
+    Raises:
+        InputError: not a run folder, no such checkpoint, or records that do not fit the run.
+    """
+    model, run, step = run_folder.load_pretrainer(flags.run_dir, flags.checkpoint or None)
+    made_with = run.config["pretrain"]
+    records = input_pipeline.open_records(
+        flags.input_file, made_with["max_seq_length"], made_with["max_predictions_per_seq"], run.vocab
+    )
+    evaluation = held_out.HeldOut(
+        tf.distribute.get_strategy(), model, records, flags.eval_batch_size, flags.max_eval_steps
+    )
+    return {"step": step, "instances": evaluation.instances, **evaluation.evaluate()}
+
+
+def run(flags):
+    """Prints `name = value` lines, and returns the values."""
+    results = evaluate(flags)
+    for name, value in results.items():
+        print(f"{name} = {value:.6f}" if isinstance(value, float) else f"{name} = {value}")
+    return results
+
+
+def main(argv):
+    """The program."""
+    del argv
+    run(config.from_flags(EvaluateConfig))
+
+
+if __name__ == "__main__":
+    config.define_flags(EvaluateConfig)
+    checks.run_program(main)

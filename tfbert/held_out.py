@@ -1,0 +1,80 @@
+"""The fixed evaluation on held-out records, as a run does it while it trains and `evaluate` afterwards."""
+
+import numpy as np
+
+from tfbert import distribution, input_pipeline, objectives, train_loop
+
+PRETRAINING = train_loop.Objective(
+    losses=objectives.pretraining_losses,
+    weights=objectives.pretraining_weights,
+    metrics=objectives.pretraining_metrics,
+    loss_names=("masked_lm_loss", "next_sentence_loss"),
+    metric_names=("masked_lm_accuracy", "next_sentence_accuracy"),
+)
+
+
+def unigram_accuracy(batches):
+    """Masked-LM accuracy of always answering the most frequent masked wordpiece of these very records.
+
+    Args:
+        batches: Iterable of features with "masked_lm_ids" int [B, P] and "masked_lm_weights" [B, P];
+            "example_weights" [B] is optional.
+
+    Returns:
+        Its share of all masked wordpieces, 0.0 if there are none.
+    """
+    counts = np.zeros(0)
+    for features in batches:
+        ids, weights = np.asarray(features["masked_lm_ids"]), np.asarray(features["masked_lm_weights"], np.float64)
+        if "example_weights" in features:
+            weights = weights * np.asarray(features["example_weights"])[:, None]
+        more = np.bincount(ids.ravel(), weights.ravel(), minlength=len(counts))
+        more[: len(counts)] += counts
+        counts = more
+    total = counts.sum()
+    return float(counts.max() / total) if total else 0.0
+
+
+class HeldOut:
+    """Evaluates a pre-training model on the same records each time.
+
+    Args:
+        strategy: The `tf.distribute.Strategy` that the model was built under.
+        model: Of `heads.build_pretrainer`.
+        records: The `RecordSet`.
+        batch_size: Sequences a batch, over all replicas.
+        max_batches: Only that many; None for all.
+
+    Raises:
+        InputError: the records cannot be read.
+    """
+
+    def __init__(self, strategy, model, records, batch_size, max_batches=None):
+        def make_dataset(*pipeline):
+            return input_pipeline.eval_dataset(records, batch_size, max_batches, *pipeline)
+
+        self._records = records
+        self.instances = min(records.total, batch_size * max_batches if max_batches else records.total)
+        self._evaluator = train_loop.Evaluator(strategy, model, PRETRAINING)
+        self._dataset = distribution.distribute(strategy, make_dataset)
+        self._plain_dataset = make_dataset()
+        with input_pipeline.clear_errors(records):
+            self._unigram_accuracy = unigram_accuracy(self._plain_dataset.as_numpy_iterator())
+
+    def some(self, count):
+        """Features of the first `count` records, or of all if there are fewer; at most a batch."""
+        first = next(self._plain_dataset.as_numpy_iterator())
+        return {name: value[: min(count, self.instances)] for name, value in first.items()}
+
+    def evaluate(self, stop=None):
+        """{name: value}: "loss", the four metrics and `masked_lm_unigram_accuracy`.
+
+        Args:
+            stop: A `train_loop.StopRequest`, or None.
+
+        Returns:
+            None if `stop` asked before the end.
+        """
+        with input_pipeline.clear_errors(self._records):
+            metrics = self._evaluator.evaluate(self._dataset, stop)
+        return metrics and {**metrics, "masked_lm_unigram_accuracy": self._unigram_accuracy}

@@ -1,0 +1,322 @@
+"""Pre-trains BERT on masked records: masked language model and next sentence prediction.
+
+    python -m tfbert.pretrain --flagfile=base.flags
+
+The same command goes on with a run that was interrupted, to the same weights; on a finished run it says so.
+"""
+
+from tfbert import quiet  # noqa: F401 (first: it imports TensorFlow without its start-up noise)
+
+# isort: split
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+
+import keras
+import tensorflow as tf
+
+from tfbert import (
+    checkpoints,
+    checks,
+    config,
+    distribution,
+    heads,
+    held_out,
+    hooks,
+    input_pipeline,
+    run_folder,
+    train_loop,
+)
+from tfbert.optimizers import adamw, param_groups, schedules
+from tfbert.text import vocab as vocab_lib
+
+GUESSES = 4  # held-out records that TensorBoard shows the model's answers on
+
+# Flags that do not change what is computed. Files may move: their contents are compared.
+MAY_CHANGE = (
+    "output_dir",
+    "input_file",
+    "eval_input_file",
+    "vocab_file",
+    "do_lower_case",
+    "bert_config_file",
+    "save_checkpoints_steps",
+    "keep_checkpoint_max",
+    "iterations_per_loop",
+    "tpu_name",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """The flags; names are those of google-research/bert's run_pretraining.py where the meaning is the same."""
+
+    input_file: tuple[str, ...] = config.field((), "Globs of TFRecord files to train on.")
+    eval_input_file: tuple[str, ...] = config.field((), "Globs of held-out TFRecord files; none: no evaluation.")
+    output_dir: str = config.field("", "The run folder; one that is there goes on.")
+    vocab_file: str = config.field("", "vocab.txt, or the folder that holds it.")
+    do_lower_case: bool | None = config.field(None, "Lower-case text; by default as the vocabulary says.")
+    bert_config_file: str = config.field("", "A bert_config.json; this or model.")
+    model: str = config.field("", "A published size; this or bert_config_file.", choices=("", *config.PRESETS))
+    init_checkpoint: str = config.field("", "A run folder, or a checkpoint prefix in one, to take weights from.")
+    max_seq_length: int = config.field(128, "Wordpieces a sequence, as the records have.", lower_bound=4)
+    max_predictions_per_seq: int = config.field(20, "Masked wordpieces a sequence, at most.", lower_bound=1)
+    train_batch_size: int = config.field(32, "Sequences an optimizer step, over all replicas.", lower_bound=1)
+    gradient_accumulation_steps: int = config.field(1, "Parts that a step's batch is computed in.", lower_bound=1)
+    eval_batch_size: int = config.field(32, "Sequences a batch of evaluation, over all replicas.", lower_bound=1)
+    learning_rate: float = config.field(1e-4, "Peak learning rate.", lower_bound=0.0)
+    num_train_steps: int = config.field(100_000, "Optimizer steps.", lower_bound=1)
+    num_warmup_steps: int = config.field(10_000, "Steps in which the learning rate rises.", lower_bound=0)
+    weight_decay: float = config.field(0.01, "AdamW's weight decay.", lower_bound=0.0)
+    clip_norm: float = config.field(1.0, "Bound of the gradient's global norm; 0: none.", lower_bound=0.0)
+    random_seed: int = config.field(12345, "Seed of weights, order and dropout.", lower_bound=0, upper_bound=2**31 - 1)
+    save_checkpoints_steps: int = config.field(1000, "Steps from checkpoint to checkpoint.", lower_bound=1)
+    keep_checkpoint_max: int = config.field(5, "Newest checkpoints that are kept; 0: all.", lower_bound=0)
+    eval_steps: int = config.field(
+        1000, "Steps from evaluation to evaluation; 0: at the start and the end only.", lower_bound=0
+    )
+    max_eval_steps: int | None = config.field(None, "Batches of an evaluation; by default all.", lower_bound=1)
+    log_steps: int = config.field(100, "Steps from report to report.", lower_bound=1)
+    iterations_per_loop: int = config.field(100, "Steps a call of the graph, at most.", lower_bound=1)
+    shuffle_buffer_size: int = config.field(100_000, "Records that are shuffled together.", lower_bound=1)
+    strategy: str = config.field(
+        "default", "default: one device; mirrored: all of this machine; tpu.", choices=distribution.STRATEGIES
+    )
+    tpu_name: str = config.field("", "The TPU's name or address.")
+    mixed_precision: str = config.field("float32", "What layers compute in.", choices=("float32", "bfloat16"))
+    hidden_dropout_prob: float | None = config.field(
+        None, "In place of the model's own.", lower_bound=0.0, upper_bound=1.0
+    )
+    attention_probs_dropout_prob: float | None = config.field(
+        None, "In place of the model's own.", lower_bound=0.0, upper_bound=1.0
+    )
+    initializer_range: float | None = config.field(None, "In place of the model's own.", lower_bound=0.0)
+
+    def __post_init__(self):
+        config.check_bounds(self)
+        for name in ("input_file", "output_dir", "vocab_file"):
+            checks.require(getattr(self, name), f"--{name} must be given", f"{name}={getattr(self, name)!r}")
+        checks.require(
+            bool(self.model) != bool(self.bert_config_file),
+            "one of --model and --bert_config_file must be given",
+            f"model={self.model!r}, bert_config_file={self.bert_config_file!r}",
+        )
+        checks.require(
+            self.train_batch_size % self.gradient_accumulation_steps == 0,
+            "train_batch_size must be a multiple of gradient_accumulation_steps",
+            f"train_batch_size={self.train_batch_size}, gradient_accumulation_steps={self.gradient_accumulation_steps}",
+        )
+
+
+def _encoder_config(flags, vocab):
+    """The model's sizes, checked against the vocabulary and the records' length."""
+    if flags.model:
+        encoder = config.preset(flags.model, vocab_size=len(vocab))
+    else:
+        encoder = config.read_bert_config(flags.bert_config_file)
+    overrides = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
+    given = {n: getattr(flags, n) for n in overrides}
+    encoder = dataclasses.replace(encoder, **{n: value for n, value in given.items() if value is not None})
+    checks.require(
+        encoder.vocab_size >= len(vocab),
+        "vocab_size of the model must hold the vocabulary",
+        f"vocab_size={encoder.vocab_size}, and {len(vocab)} entries",
+        flags.vocab_file,
+    )
+    checks.require(
+        flags.max_seq_length <= encoder.max_position_embeddings,
+        "max_seq_length must be at most max_position_embeddings",
+        f"max_seq_length={flags.max_seq_length}, max_position_embeddings={encoder.max_position_embeddings}",
+    )
+    return encoder
+
+
+def _about(records):
+    """What config.json keeps of records, so that a run goes on only with the same ones."""
+    if records is None:
+        return None
+    files = {os.path.basename(f): n for f, n in zip(records.files, records.counts)}
+    size = sum(tf.io.gfile.stat(f).length for f in records.files)
+    return {"files": files, "instances": records.total, "bytes": size, "tokenizer_digest": records.tokenizer_digest}
+
+
+def _evaluated(run_dir, step):
+    """Whether metrics.jsonl has the held-out figures of a step."""
+    with contextlib.suppress(FileNotFoundError):
+        with open(os.path.join(run_dir, hooks.METRICS_FILE), encoding="utf-8") as f:
+            lines = [json.loads(line) for line in f if line.endswith("\n")]
+        return any(line.get("step") == step and line.get("split") == "held_out" for line in lines)
+    return False
+
+
+def _build(flags, encoder, strategy):
+    """(model, optimizer), built under the strategy; fresh weights are a function of the seed."""
+    keras.utils.set_random_seed(flags.random_seed)
+    schedule = schedules.linear_warmup_linear_decay(flags.learning_rate, flags.num_warmup_steps, flags.num_train_steps)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if flags.mixed_precision == "bfloat16" else "float32")
+    try:
+        with strategy.scope():
+            model = heads.build_pretrainer(encoder)
+            decays = param_groups.decay_mask([v.path for v in model.trainable_variables])
+            optimizer = adamw.AdamW(schedule, flags.weight_decay, decays=decays.__getitem__)
+            optimizer.build(model.trainable_variables)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    return model, optimizer, schedule
+
+
+def _take_weights(path, model, vocab):
+    """Assigns the weights of another run."""
+    run_dir, checkpoint = run_folder.split(path)
+    other = run_folder.read(run_dir)
+    checks.require(
+        other.vocab.digest == vocab.digest,
+        "init_checkpoint must be of a run with the same vocabulary",
+        f"tokenizer {other.vocab.digest[:12]}, and {vocab.digest[:12]} in this run",
+        path,
+    )
+    checkpoints.restore_model(run_folder.checkpoint_prefix(run_dir, checkpoint), model)
+
+
+def _say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def _open_records(flags, vocab):
+    """(records to train on, held-out records or None)."""
+    sizes = flags.max_seq_length, flags.max_predictions_per_seq, vocab
+    records = input_pipeline.open_records(flags.input_file, *sizes)
+    return records, input_pipeline.open_records(flags.eval_input_file, *sizes) if flags.eval_input_file else None
+
+
+def _train(flags, run, strategy, records, held_out_records):
+    """Builds, restores and trains; returns (step reached, the signal that stopped it or None)."""
+    model, optimizer, schedule = _build(flags, run.encoder, strategy)
+    trainer = train_loop.Trainer(
+        strategy,
+        model,
+        optimizer,
+        held_out.PRETRAINING,
+        flags.gradient_accumulation_steps,
+        flags.clip_norm,
+        flags.random_seed,
+    )
+    saved = checkpoints.Checkpoints(run.dir, model, optimizer, trainer.state, flags.keep_checkpoint_max)
+    resume_step = saved.restore_latest()
+    if resume_step is not None:
+        _say(f"going on from {saved.latest}")
+    elif flags.init_checkpoint:
+        _take_weights(flags.init_checkpoint, model, run.vocab)
+    _say(
+        f"{model.count_params():,} parameters, {records.total:,} records, "
+        f"{held_out_records.total if held_out_records else 0:,} held out, {strategy.num_replicas_in_sync} replicas"
+    )
+    evaluation = None
+    if held_out_records:
+        limits = flags.eval_batch_size, flags.max_eval_steps
+        evaluation = held_out.HeldOut(strategy, model, held_out_records, *limits)
+    plan = train_loop.Plan(
+        flags.num_train_steps,
+        flags.log_steps,
+        flags.eval_steps,
+        flags.save_checkpoints_steps,
+        flags.iterations_per_loop,
+    )
+
+    def make_dataset(*pipeline):
+        return input_pipeline.train_dataset(
+            records,
+            flags.train_batch_size,
+            flags.gradient_accumulation_steps,
+            flags.random_seed,
+            trainer.step,
+            flags.shuffle_buffer_size,
+            *pipeline,
+        )
+
+    evaluate_first = resume_step is None or not _evaluated(run.dir, resume_step)
+    logs = hooks.of_run(
+        run.dir,
+        flags.num_train_steps,
+        flags.train_batch_size,
+        resume_step,
+        hparams=run.config["pretrain"],
+        model=model,
+        guess_features=evaluation and evaluation.some(GUESSES),
+        vocab=run.vocab,
+    )
+    with train_loop.closing(logs), train_loop.StopRequest() as stop, input_pipeline.clear_errors(records):
+        step = train_loop.train(
+            trainer,
+            iter(distribution.distribute(strategy, make_dataset)),
+            plan,
+            saved,
+            report=lambda *report: [hook(*report) for hook in logs],
+            evaluate=evaluation and (lambda: evaluation.evaluate(stop)),
+            learning_rate=lambda step: float(schedule(step)),
+            stop=stop,
+            evaluate_first=evaluate_first,
+        )
+    return step, stop.signal
+
+
+def run(flags):
+    """Trains to the end, or until a signal; returns the exit status.
+
+    SIGTERM saves and gives 0, since machines that are taken away send it; SIGINT saves and gives 130.
+
+    Raises:
+        InputError: the flags, the records or the run folder cannot be used, or training went wrong.
+    """
+    vocab = vocab_lib.load(flags.vocab_file, flags.do_lower_case)
+    encoder = _encoder_config(flags, vocab)
+    records, held_out_records = _open_records(flags, vocab)
+    strategy = distribution.make_strategy(flags.strategy, flags.tpu_name)
+    parts = flags.gradient_accumulation_steps * strategy.num_replicas_in_sync
+    checks.require(
+        flags.train_batch_size % parts == 0 and flags.eval_batch_size % strategy.num_replicas_in_sync == 0,
+        "batch sizes must be multiples of the number of replicas (times gradient_accumulation_steps in training)",
+        f"train_batch_size={flags.train_batch_size}, eval_batch_size={flags.eval_batch_size}, "
+        f"{strategy.num_replicas_in_sync} replicas",
+    )
+    about = {
+        "pretrain": config.to_dict(flags),
+        "records": {
+            "max_seq_length": flags.max_seq_length,
+            "max_predictions_per_seq": flags.max_predictions_per_seq,
+            "train": _about(records),
+            "held_out": _about(held_out_records),
+        },
+    }
+    may_change = [f"pretrain.{name}" for name in MAY_CHANGE]
+    folder = run_folder.create(flags.output_dir, encoder, vocab, about, may_change)
+    with run_folder.lock(folder.dir):
+        steps = checkpoints.saved_steps(folder.dir)
+        if steps[-1:] == [flags.num_train_steps] and (
+            held_out_records is None or _evaluated(folder.dir, flags.num_train_steps)
+        ):
+            last = checkpoints.prefix_of(folder.dir, steps[-1])
+            if checkpoints.is_whole(last):
+                _say(f"{folder.dir} is finished: {last} is its last checkpoint.")
+                return 0
+        step, stopped_by = _train(flags, folder, strategy, records, held_out_records)
+    if step < flags.num_train_steps:
+        _say(f"Stopped at step {step:,}, saved. The same command goes on.")
+        return 128 + stopped_by if stopped_by == signal.SIGINT else 0
+    _say(f"Finished {step:,} steps: {checkpoints.prefix_of(folder.dir, step)}")
+    return 0
+
+
+def main(argv):
+    """The program."""
+    del argv
+    return run(config.from_flags(PretrainConfig))
+
+
+if __name__ == "__main__":
+    config.define_flags(PretrainConfig)
+    checks.run_program(main)

@@ -1,0 +1,379 @@
+"""The only training loop: steps and evaluation under any strategy, for any objective.
+
+An objective gives sums and weights, never means. A step takes the micro-batches of all replicas together,
+divides once by the weight of the whole, sums the gradients over micro-batches and replicas, clips by their
+true global norm, and applies them: so the update does not depend on how the batch was cut.
+
+Several steps run in one call of the graph and nothing comes back to Python in between. The graph's loop
+ends early when a stop is asked for or when a step was not finite.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfbert import checks
+from tfbert.layers import dropout
+
+GRADIENT_NORM, PADDING_SHARE = "gradient_norm", "padding_share"
+# Keeps the seeds of dropout apart from those that the input pipeline makes of the same number.
+_DROPOUT = 0x64726F70
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is learned and what is reported, as functions of a replica's features.
+
+    Attributes:
+        losses: (outputs, features) -> {name: (sum, weight)}; the sum of their means is minimised.
+        weights: features -> {name: weight}, the weights of `losses`.
+        metrics: (outputs, features) -> {name: (sum, weight)}.
+        loss_names: Names that `losses` and `weights` give.
+        metric_names: Names that `metrics` gives.
+    """
+
+    losses: Callable
+    weights: Callable
+    metrics: Callable
+    loss_names: tuple
+    metric_names: tuple
+
+    def reports(self, losses, metrics):
+        """(sum, weight) of each loss and metric, in the order of their names: float32 [names, 2]."""
+        pairs = [losses[name] for name in self.loss_names] + [metrics[name] for name in self.metric_names]
+        return tf.stack([tf.stack([tf.cast(x, tf.float32) for x in pair]) for pair in pairs])
+
+    def means(self, sums):
+        """{name: mean} of float64 [names, 2], and "loss", the sum of the losses' means."""
+        names = self.loss_names + self.metric_names
+        means = {name: float(s / w) if w else 0.0 for name, (s, w) in zip(names, sums)}
+        return {"loss": sum(means[name] for name in self.loss_names), **means}
+
+
+def _inputs_of(model, features):
+    """The features that the model takes."""
+    return {tensor.name: features[tensor.name] for tensor in model.inputs}
+
+
+def _host_variable(value, dtype):
+    """State of the loop: one copy, on the host, whatever the strategy."""
+    with tf.device("CPU:0"):
+        return tf.Variable(value, dtype=dtype, trainable=False)
+
+
+class StopRequest:
+    """While open as a context, SIGTERM and SIGINT ask the loop to stop instead of ending the process.
+
+    A Python signal handler would wait until the graph call returns, many steps later. So the
+    interpreter's C handler writes the signal's number to a pipe (`signal.set_wakeup_fd`), and a thread
+    that reads it sets a variable that the graph's loop looks at before each step. A second signal ends
+    the process at once, unsaved.
+
+    Attributes:
+        variable: bool tf.Variable.
+        signal: The signal's number, or None.
+    """
+
+    def __init__(self):
+        self.variable = _host_variable(False, tf.bool)
+        self.signal = None
+
+    def __enter__(self):
+        self._in_charge = threading.current_thread() is threading.main_thread()  # only there can signals be set
+        if self._in_charge:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._write, False)
+            self._handlers = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGTERM, signal.SIGINT)}
+            self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._thread = threading.Thread(target=self._watch, daemon=True, name="signals")
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._in_charge:
+            signal.set_wakeup_fd(self._wakeup)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            os.close(self._write)  # the thread reads the end of the pipe
+            self._thread.join()
+            os.close(self._read)
+
+    def _watch(self):
+        while number := os.read(self._read, 1):
+            if number[0] not in self._handlers:
+                continue
+            if self.signal is not None:
+                os._exit(128 + number[0])
+            self.signal = number[0]
+            self.variable.assign(True)
+            name = signal.Signals(self.signal).name
+            print(f"\n{name}: saving after this step; once more ends at once, unsaved.", file=sys.stderr, flush=True)
+
+
+class Evaluator:
+    """Means of an objective's losses and metrics over a fixed dataset.
+
+    Args:
+        strategy: The `tf.distribute.Strategy` that the model was built under.
+        model: Takes and gives dictionaries.
+        objective: The `Objective`.
+    """
+
+    def __init__(self, strategy, model, objective):
+        self._strategy, self._model, self._objective = strategy, model, objective
+        self._sums = _host_variable(np.zeros([len(objective.loss_names + objective.metric_names), 2]), tf.float64)
+
+    def evaluate(self, dataset, stop=None):
+        """{name: mean} over the dataset, each mean weighted; None if `stop` asked before the end.
+
+        Args:
+            dataset: An iterable of batches as `distribution.distribute` gives it.
+            stop: A `StopRequest`, or None.
+        """
+        self._sums.assign(tf.zeros_like(self._sums))
+        for batch in dataset:
+            if stop is not None and stop.signal is not None:
+                return None
+            self._add(batch)
+        return self._objective.means(self._sums.numpy())
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def _add(self, batch):
+        sums = self._strategy.run(self._replica, args=(batch,))
+        self._sums.assign_add(tf.cast(self._strategy.experimental_local_results(sums)[0], tf.float64))
+
+    def _replica(self, features):
+        outputs = self._model(_inputs_of(self._model, features), training=False)
+        objective = self._objective
+        sums = objective.reports(objective.losses(outputs, features), objective.metrics(outputs, features))
+        return tf.distribute.get_replica_context().all_reduce("SUM", sums)
+
+
+class Trainer:
+    """Runs optimizer steps and keeps the sums that the next report is made of.
+
+    Args:
+        strategy: The `tf.distribute.Strategy` that model and optimizer were built under.
+        model: Takes and gives dictionaries.
+        optimizer: Built for `model.trainable_variables`, without clipping of its own.
+        objective: The `Objective`.
+        micro_batches: Batches that a replica adds up to one step.
+        clip_norm: Bound of the global norm of the gradient; 0 for none.
+        seed: The run's seed; dropout's masks are made of it.
+    """
+
+    def __init__(self, strategy, model, optimizer, objective, micro_batches=1, clip_norm=1.0, seed=0):
+        self._strategy, self._model, self._optimizer, self._objective = strategy, model, optimizer, objective
+        self._micro_batches, self._clip_norm, self._seed = micro_batches, clip_norm, seed
+        rows = len(objective.loss_names + objective.metric_names) + 2
+        self._step = _host_variable(0, tf.int64)
+        self._sums = _host_variable(np.zeros([rows, 2]), tf.float64)
+        self._last = _host_variable(np.zeros([2]), tf.float32)  # loss and gradient norm of the last step
+
+    @property
+    def state(self):
+        """{name: tf.Variable}: what a checkpoint must hold besides the model and the optimizer."""
+        return {"step": self._step, "sums": self._sums}
+
+    @property
+    def step(self):
+        """Optimizer steps done."""
+        return int(self._step.numpy())
+
+    def run(self, iterator, count, stop):
+        """Does `count` steps, or fewer if `stop` asks; nothing is synchronised with the host in between.
+
+        Args:
+            iterator: Gives per-replica micro-batches, `micro_batches` of them a step.
+            count: Steps.
+            stop: A `StopRequest`.
+
+        Returns:
+            (loss, gradient norm) of the last step: floats that may not be finite, and then it was the last.
+        """
+        self._run(iterator, tf.constant(count), stop.variable)
+        loss, norm = self._last.numpy()
+        return float(loss), float(norm)
+
+    def take_report(self):
+        """{name: mean} since the last report; begins the next."""
+        sums = self._sums.numpy()
+        self._sums.assign(tf.zeros_like(self._sums))
+        others = {name: float(s / w) if w else 0.0 for name, (s, w) in zip((GRADIENT_NORM, PADDING_SHARE), sums[-2:])}
+        return {**self._objective.means(sums), **others}
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def _run(self, iterator, count, stop):
+        def going_on(i):
+            return (i < count) & tf.reduce_all(tf.math.is_finite(self._last)) & ~stop
+
+        def one_step(i):
+            batches = tuple(next(iterator) for _ in range(self._micro_batches))
+            results = self._strategy.run(self._replica_step, args=(batches, self._step.read_value()))
+            sums, last = (self._strategy.experimental_local_results(x)[0] for x in results)
+            self._sums.assign_add(tf.cast(sums, tf.float64))
+            self._last.assign(last)
+            self._step.assign_add(1)
+            return i + 1
+
+        self._last.assign(tf.zeros_like(self._last))
+        tf.while_loop(going_on, one_step, [tf.constant(0)], parallel_iterations=1)
+
+    def _replica_step(self, batches, step):
+        """One replica's part of a step; what it returns is the same on every replica."""
+        context = tf.distribute.get_replica_context()
+        weights = [self._objective.weights(features) for features in batches]
+        weights = [tf.add_n([w[name] for w in weights]) for name in self._objective.loss_names]
+        weights = tf.unstack(context.all_reduce("SUM", tf.stack(weights)))
+        weights = dict(zip(self._objective.loss_names, weights))
+        seed = tf.random.experimental.stateless_fold_in(tf.constant([self._seed, _DROPOUT], tf.int64), step)
+        seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(context.replica_id_in_sync_group, tf.int64))
+        gradients, sums = self._accumulate(batches, weights, seed)
+        *gradients, sums = context.all_reduce("SUM", [*gradients, sums])
+        norm = tf.linalg.global_norm(gradients)
+        loss = tf.add_n([tf.math.divide_no_nan(sums[i, 0], w) for i, w in enumerate(weights.values())])
+        # Keras adds up what the replicas apply, and each applies the same.
+        scale = 1.0 / self._strategy.num_replicas_in_sync
+        if self._clip_norm:
+            scale *= self._clip_norm / tf.maximum(norm, self._clip_norm)
+        self._optimizer.apply([g * scale for g in gradients], self._model.trainable_variables)
+        return tf.concat([sums[:-1], [[norm, 1.0]], sums[-1:]], 0), tf.stack([loss, norm])
+
+    def _accumulate(self, batches, weights, seed):
+        """Sums of gradients and reports over a replica's micro-batches, one after another."""
+        if len(batches) == 1:
+            return self._gradients(batches[0], weights, seed, tf.constant(0, tf.int64))
+        stacked = {name: tf.stack([features[name] for features in batches]) for name in batches[0]}
+        rows = self._sums.shape[0] - 1
+
+        def add(i, gradients, sums):
+            more, more_sums = self._gradients({n: x[i] for n, x in stacked.items()}, weights, seed, i)
+            return i + 1, [g + m for g, m in zip(gradients, more)], sums + more_sums
+
+        zeros = [tf.zeros(v.shape) for v in self._model.trainable_variables]
+        start = [tf.constant(0, tf.int64), zeros, tf.zeros([rows, 2])]
+        # One at a time: in parallel they would need the memory that micro-batches are there to save.
+        _, gradients, sums = tf.while_loop(lambda i, *_: i < len(batches), add, start, parallel_iterations=1)
+        return gradients, sums
+
+    def _gradients(self, features, weights, seed, micro_batch):
+        """Gradients of the losses' sums over the weights of the whole batch, and the reports' sums."""
+        variables = self._model.trainable_variables
+        with tf.GradientTape() as tape:
+            with dropout.seeded(tf.random.experimental.stateless_fold_in(seed, micro_batch)):
+                outputs = self._model(_inputs_of(self._model, features), training=True)
+            losses = self._objective.losses(outputs, features)
+            loss = tf.add_n([tf.math.divide_no_nan(losses[name][0], w) for name, w in weights.items()])
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        unused = [v.path for v, g in zip(variables, gradients) if g is None]
+        if unused:
+            raise ValueError(f"Every trainable variable must have a gradient; {unused} have none.")
+        sums = self._objective.reports(losses, self._objective.metrics(outputs, features))
+        mask = tf.cast(features["input_mask"], tf.float32)
+        size = tf.cast(tf.size(mask), tf.float32)
+        padding = tf.stack([size - tf.reduce_sum(mask), size])
+        return [tf.convert_to_tensor(g) for g in gradients], tf.concat([sums, [padding]], 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When what happens, in optimizer steps; `eval_steps` 0 evaluates at the start and the end only."""
+
+    num_train_steps: int
+    log_steps: int
+    eval_steps: int
+    save_checkpoints_steps: int
+    iterations_per_loop: int
+
+    def _due(self, step, every):
+        return step == self.num_train_steps or (every > 0 and step % every == 0)
+
+    def logs_at(self, step):
+        """Whether the metrics of training are reported after this step."""
+        return step > 0 and self._due(step, self.log_steps)
+
+    def evaluates_at(self, step):
+        """Whether the held-out set is evaluated after this step."""
+        return step == 0 or self._due(step, self.eval_steps)
+
+    def saves_at(self, step):
+        """Whether a checkpoint is written after this step."""
+        return step > 0 and self._due(step, self.save_checkpoints_steps)
+
+    def steps_at_once(self, step):
+        """How many steps may be done from here before Python has something to do."""
+        count = min(self.iterations_per_loop, self.num_train_steps - step)
+        for every in (self.log_steps, self.eval_steps, self.save_checkpoints_steps):
+            if every > 0:
+                count = min(count, every - step % every)
+        return count
+
+
+def _not_finite(step, loss, norm, checkpoints):
+    last = (
+        f"The last good checkpoint is {checkpoints.latest}" if checkpoints.latest else "No checkpoint was written yet"
+    )
+    do = f"{last}; nothing of this step was saved. Lower the learning rate or look for bad records, in a new output_dir"
+    return checks.error("loss and gradient must be finite", f"loss={loss}, gradient_norm={norm}", f"step {step}", do)
+
+
+def train(trainer, iterator, plan, checkpoints, report, evaluate, learning_rate, stop, evaluate_first=True):
+    """Trains from the trainer's step to the end of the plan, or until a stop is asked for.
+
+    At one step the order is: report of training, evaluation, checkpoint. So what a checkpoint's step has to
+    report was reported before it was written, and a run that goes on from it lacks no line.
+
+    Args:
+        trainer: The `Trainer`, restored.
+        iterator: Micro-batches from the trainer's step on.
+        plan: The `Plan`.
+        checkpoints: The run's `Checkpoints`.
+        report: report(step, metrics, split), split "train" or "held_out".
+        evaluate: () -> metrics, or None if a stop was asked for; or None if there is nothing to evaluate.
+        learning_rate: learning_rate(step), of the update that follows `step` steps.
+        stop: An open `StopRequest`.
+        evaluate_first: Whether the step to start from is still to be evaluated, if it is due.
+
+    Returns:
+        The step reached, of which there is a checkpoint.
+
+    Raises:
+        InputError: a loss or a gradient was not finite, or a checkpoint could not be written.
+    """
+    step = trainer.step
+    saved = checkpoints.latest_step
+    while True:
+        if evaluate is not None and plan.evaluates_at(step) and evaluate_first and stop.signal is None:
+            metrics = evaluate()
+            if metrics is not None:
+                report(step, metrics, "held_out")
+        evaluate_first = True
+        stopping = stop.signal is not None
+        if step != saved and (plan.saves_at(step) or stopping):
+            checkpoints.save(step)
+            saved = step
+        if stopping or step >= plan.num_train_steps:
+            return step
+        loss, norm = trainer.run(iterator, plan.steps_at_once(step), stop)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise _not_finite(trainer.step, loss, norm, checkpoints)
+        if trainer.step > step and plan.logs_at(trainer.step):
+            report(trainer.step, {**trainer.take_report(), "learning_rate": learning_rate(trainer.step - 1)}, "train")
+        step = trainer.step
+
+
+@contextlib.contextmanager
+def closing(hooks):
+    """Closes every hook at the end, whatever happened."""
+    with contextlib.ExitStack() as stack:
+        for hook in hooks:
+            stack.callback(hook.close)
+        yield hooks
