@@ -1,0 +1,305 @@
+"""Tests of export.saved_model, export.loaders, export.c_api, export.serving and export.parity."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from export import loaders, parity, saved_model, serving
+from tests import tiny, tiny_run
+from tfbert import checks, fill_mask
+
+K = 4
+LOADERS = pytest.mark.parametrize("load", [loaders.v1_session, loaders.c_api])
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved_model") / "run"
+    tiny_run.make(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def loaded(run_dir):
+    return fill_mask.load(run_dir, top_k=K, max_masks=tiny_run.MAX_MASKS)
+
+
+@pytest.fixture(scope="module")
+def versions(run_dir, tmp_path_factory):
+    """The folder of versions, with one SavedModel."""
+    folder = tmp_path_factory.mktemp("saved_model") / "served"
+    path = saved_model.run(settings(run_dir, folder))
+    assert path == str(folder / "1")
+    return folder
+
+
+@pytest.fixture
+def served(versions):
+    return str(versions / "1")
+
+
+def settings(run_dir, folder):
+    return saved_model.SavedModelConfig(
+        run_dir=str(run_dir), output_dir=str(folder), top_k=K, max_masks=tiny_run.MAX_MASKS
+    )
+
+
+def wordpieces(loaded, texts):
+    features, _ = loaded.answering.featurize(tf.constant(list(texts), tf.string))
+    return {n: v.numpy() for n, v in features.items()}
+
+
+def test_version_holds_what_a_server_and_a_client_need(versions, served, run_dir):
+    assert sorted(os.listdir(versions)) == ["1"]
+    for name in ("vocab.txt", "tokenizer.json"):
+        with open(f"{served}/assets/{name}", "rb") as ours, open(f"{run_dir}/{name}", "rb") as theirs:
+            assert ours.read() == theirs.read()
+    assert os.path.isfile(f"{served}/assets.extra/tf_serving_warmup_requests")
+    readable = stat.S_IRGRP | stat.S_IXGRP
+    mask = os.umask(0)
+    os.umask(mask)
+    assert os.stat(served).st_mode & readable == readable & ~mask  # a server runs as another user
+
+
+def test_signatures(served):
+    defs = loaders.signatures(served)
+    assert {name: (set(d.inputs), set(d.outputs)) for name, d in defs.items()} == {
+        "serving_default": (
+            {"text"},
+            {"tokens", "ids", "probabilities", "positions", "mask_count", "truncated"},
+        ),
+        "embed": ({"text"}, {"sequence_output", "pooled_output", "input_mask", "truncated"}),
+        "from_ids": (
+            {"input_ids", "input_mask", "segment_ids"},
+            {"sequence_output", "pooled_output", "next_sentence_logits"}
+            | {"tokens", "ids", "probabilities", "positions"},
+        ),
+    }
+    types = {n: tf.as_dtype(o.dtype).name for n, o in defs["serving_default"].outputs.items()}
+    assert types == {
+        "tokens": "string",
+        "ids": "int32",
+        "probabilities": "float32",
+        "positions": "int32",
+        "mask_count": "int32",
+        "truncated": "bool",
+    }
+
+
+def test_ops_beyond_tensorflows_own(served):
+    """TensorFlow Serving has these two since 2.12; an op that it lacks keeps the whole model from loading."""
+    with open(f"{served}/saved_model.pb", "rb") as f:
+        graph = saved_model_pb2.SavedModel.FromString(f.read()).meta_graphs[0].graph_def
+    ops = {
+        node.op for part in (graph, *graph.library.function) for node in getattr(part, "node_def", None) or part.node
+    }
+    script = "import sys, tensorflow as tf; from tensorflow.python.framework import op_def_registry as r; "
+    script += "print(*(op for op in sys.argv[1:] if r.get(op) is None))"
+    functions = {f.signature.name for f in graph.library.function}
+    command = [sys.executable, "-c", script, *sorted(ops - functions)]
+    foreign = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert set(foreign) == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
+
+
+@LOADERS
+def test_answers_are_the_references_in_each_loader(load, served, loaded):
+    texts = list(tiny_run.TEXTS)
+    ids = wordpieces(loaded, texts)
+    lengths = ids["input_mask"].sum(1)
+    default, embed, from_ids = load(
+        served, [("serving_default", {"text": texts}), ("embed", {"text": texts}), ("from_ids", ids)]
+    )
+    assert embed["sequence_output"].shape == (len(texts), lengths.max(), tiny.D)
+    np.testing.assert_array_equal(embed["input_mask"], ids["input_mask"])
+    few = tiny_run.MAX_MASKS
+    for row, (length, (masks, _, cut)) in enumerate(zip(lengths, tiny_run.TEXTS.values())):
+        row_ids = ids["input_ids"][row, :length].tolist()
+        positions, probabilities, outputs = tiny_run.expected(loaded.model, row_ids)
+        for answers in (default, from_ids):
+            tiny_run.check_answers(answers, row, positions[:few], probabilities[:few], K)
+        for answers in (embed, from_ids):
+            np.testing.assert_allclose(
+                answers["sequence_output"][row, :length], outputs["sequence_output"][0], atol=2e-5
+            )
+            np.testing.assert_allclose(answers["pooled_output"][row], outputs["pooled_output"][0], atol=2e-5)
+        np.testing.assert_allclose(from_ids["next_sentence_logits"][row], outputs["next_sentence_logits"][0], atol=2e-5)
+        assert (default["mask_count"][row], default["truncated"][row], embed["truncated"][row]) == (masks, cut, cut)
+
+
+@LOADERS
+def test_no_text_at_all(load, served):
+    (default, embed) = load(served, [("serving_default", {"text": []}), ("embed", {"text": []})])
+    assert default["tokens"].shape == (0, 1, K) and default["tokens"].dtype == object
+    assert embed["pooled_output"].shape == (0, tiny.D)
+
+
+def test_a_row_of_a_batch_equals_the_text_alone(served):
+    texts = list(tiny_run.TEXTS)
+    requests = [(s, {"text": rows}) for s in ("serving_default", "embed") for rows in (texts, *([t] for t in texts))]
+    answers = loaders.v1_session(served, requests)
+    for first in (0, len(texts) + 1):
+        for row in range(len(texts)):
+            alone = answers[first + 1 + row]
+            if "input_mask" in alone:  # states of padding mean nothing
+                assert alone["input_mask"].all()
+            tiny_run.check_same_row(answers[first], row, alone)
+
+
+@LOADERS
+def test_wrong_requests_are_errors(load, served):
+    ids = {n: np.ones([1, 3], np.int32) for n in ("input_ids", "input_mask", "segment_ids")}
+    too_big = {**ids, "input_ids": np.full([1, 3], tiny.V, np.int32)}
+    with pytest.raises((RuntimeError, tf.errors.InvalidArgumentError), match=r"= 97 is not in \[0, 97\)"):
+        load(served, [("from_ids", too_big)])
+    too_long = {n: np.ones([1, tiny.MAX_L + 1], np.int32) for n in ids}
+    with pytest.raises((RuntimeError, tf.errors.InvalidArgumentError), match=r"size\[0\]"):
+        load(served, [("from_ids", too_long)])
+    with pytest.raises(checks.InputError, match=r"signature must be one of .*; got 'sevring'"):
+        load(served, [("sevring", {})])
+
+
+def test_warmup_requests_run(served):
+    requests = serving.read_warmup(served)
+    assert {name for name, _ in requests} == {"serving_default", "embed"}
+    answers = loaders.v1_session(served, requests)
+    assert answers[0]["mask_count"].tolist() == [1]
+
+
+def test_parity_says_what_was_compared(served, run_dir):
+    with open(f"{served}/parity.json", encoding="utf-8") as f:
+        about = json.load(f)
+    assert about["checkpoint_step"] == tiny_run.STEP and about["tokenizer_digest"] == tiny_run.vocab().digest
+    assert set(about["loaders"]) == {"v1_session", "c_api"}
+    for found in about["loaders"].values():
+        assert set(found) == {"serving_default", "embed", "from_ids"}
+        assert found["serving_default"]["masks"] > 20
+        assert 0 < found["serving_default"]["max_log_probability_difference"] < 2e-5
+        assert 0 < found["embed"]["max_sequence_output_difference"] < 2e-5
+    assert about["settings"] == {"top_k": K, "max_masks": 3, "max_seq_length": tiny_run.MAX_SEQ_LENGTH}
+
+
+def test_next_version_is_one_more_than_the_highest(tmp_path):
+    assert saved_model.next_version(str(tmp_path)) == 1
+    for name in ("9", "10", "canary", ".unfinished-1"):
+        (tmp_path / name).mkdir()
+    assert saved_model.next_version(str(tmp_path)) == 11
+    assert loaders.newest_version(str(tmp_path)) == str(tmp_path / "10")
+
+
+def test_an_export_of_other_weights_is_refused(served, tmp_path):
+    limits = tiny_run.MAX_SEQ_LENGTH, tiny_run.MAX_MASKS
+    other = parity.reference(tiny_run.make(tmp_path, seed=1), tiny_run.vocab(), *limits, parity.texts())
+    with pytest.raises(checks.InputError, match="the export's scores must equal the run folder's"):
+        saved_model.check(served, other, tiny_run.vocab())
+
+
+def test_the_check_sees_what_only_python_can_load(loaded, tmp_path, monkeypatch):
+    """A Keras model inside of the module: `tf.saved_model.load` is content, a server is not."""
+    monkeypatch.setattr(loaded.answering, "weights", {})
+    served = saved_model.Served(loaded.answering, loaded.run.dir)
+    served.keras_model = loaded.model
+    tf.saved_model.save(served, str(tmp_path), signatures={"serving_default": served.signatures()["serving_default"]})
+    text = tf.constant([b"a [MASK]"])
+    assert tf.saved_model.load(str(tmp_path)).signatures["serving_default"](text)["ids"].shape == (1, 1, K)
+    for load in (loaders.v1_session, loaders.c_api):
+        with pytest.raises((RuntimeError, tf.errors.FailedPreconditionError), match="Could not find variable"):
+            load(str(tmp_path), [("serving_default", {"text": [b"a [MASK]"]})])
+
+
+@pytest.mark.parametrize(
+    "problem, words",
+    [
+        (OSError(28, "No space left on device"), "output_dir must be a folder that can be written; got No space left"),
+        (checks.InputError("scores differ"), "scores differ"),
+    ],
+)
+def test_a_failed_export_leaves_no_version(run_dir, tmp_path, monkeypatch, problem, words):
+    def fail(folder, *args):
+        os.mkdir(folder)
+        raise problem
+
+    monkeypatch.setattr(saved_model, "_write", fail)
+    with pytest.raises(checks.InputError, match=words):
+        saved_model.run(settings(run_dir, tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+def test_bad_input(run_dir, tmp_path):
+    with pytest.raises(checks.InputError, match="--output_dir must be given"):
+        saved_model.run(settings(run_dir, ""))
+    with pytest.raises(checks.InputError, match="--run_dir must be given"):
+        saved_model.run(settings("", tmp_path))
+    with pytest.raises(checks.InputError, match="run folder"):
+        saved_model.run(settings(tmp_path / "none", tmp_path / "served"))
+    incomplete = tmp_path / "incomplete"
+    shutil.copytree(run_dir, incomplete)
+    (incomplete / "vocab.txt").unlink()
+    with pytest.raises(checks.InputError, match=r"vocab\.txt"):
+        saved_model.run(settings(incomplete, tmp_path / "served"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(checks.InputError, match="output_dir must be a folder that can be written"):
+        saved_model.run(settings(run_dir, tmp_path / "file"))
+    with pytest.raises(checks.InputError, match="nor a numbered folder"):
+        loaders.newest_version(str(tmp_path / "none"))
+
+
+class TestCompare:
+    """`parity.compare` sees each kind of difference."""
+
+    @pytest.fixture
+    def both(self, loaded):
+        texts = [b"the [MASK] dog", b"[MASK][MASK]", b"dog"]
+        limits = loaded.answering.max_seq_length, tiny_run.MAX_MASKS
+        expected = parity.reference(loaded.model, loaded.run.vocab, *limits, texts)
+        answers = {n: np.asarray(v).copy() for n, v in loaded.answering(tf.constant(texts)).items()}
+        return answers, expected
+
+    def test_equal(self, both):
+        found = parity.compare(*both, tiny_run.vocab())
+        assert found["masks"] == 3 and found["top_1_agreement"] == 1.0
+        assert found["max_log_probability_difference"] < 2e-5
+        parity.require_close(found, parity.TOLERANCE, "here")
+
+    def test_a_wrong_probability(self, both):
+        right = both[0]["probabilities"][1, 1, 2].item()
+        both[0]["probabilities"][1, 1, 2] *= 1.01
+        found = parity.compare(*both, tiny_run.vocab())
+        assert found["max_probability_difference"] == pytest.approx(0.01 * right, rel=1e-2)
+        assert found["max_log_probability_difference"] == pytest.approx(np.log(1.01), rel=1e-2)
+        with pytest.raises(checks.InputError, match=r"max_log_probability_difference=0\.00995 \(at here\)"):
+            parity.require_close(found, parity.TOLERANCE, "here")
+
+    def test_another_order(self, both):
+        for name in ("ids", "tokens", "probabilities"):
+            both[0][name][0, 0] = both[0][name][0, 0, ::-1].copy()
+        found = parity.compare(*both, tiny_run.vocab())
+        assert found["top_1_agreement"] == pytest.approx(2 / 3)
+        assert found["max_log_probability_difference"] > parity.TOLERANCE
+
+    def test_a_worse_word_with_its_right_probability(self, both):
+        answers, expected = both
+        worst = int(expected["log_probabilities"][0][0].argmin())
+        answers["ids"][0, 0, -1] = worst
+        answers["tokens"][0, 0, -1] = tiny_run.vocab().tokens[worst].encode()
+        answers["probabilities"][0, 0, -1] = np.exp(expected["log_probabilities"][0][0, worst])
+        assert parity.compare(*both, tiny_run.vocab())["max_log_probability_difference"] > 0.1
+
+    def test_not_a_number(self, both):
+        both[0]["probabilities"][0, 0, 0] = np.nan
+        with pytest.raises(checks.InputError, match="scores must equal"):
+            parity.require_close(parity.compare(*both, tiny_run.vocab()), parity.TOLERANCE, "here")
+
+    @pytest.mark.parametrize("name", ["tokens", "positions", "mask_count", "truncated"])
+    def test_what_is_no_score(self, both, name):
+        value = both[0][name]
+        value[0] = b"x" if name == "tokens" else ~value[0]
+        with pytest.raises(checks.InputError, match=f"the export's {name}"):
+            parity.compare(*both, tiny_run.vocab())
