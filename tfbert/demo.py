@@ -15,7 +15,7 @@ import time
 
 from tfbert import checks, config
 
-# Held-out MLM needs a corpus word to guess from its neighbours; these are of the corpus's kind.
+# Of the corpus's kind: documentation of Python packages.
 SENTENCES = (
     "Returns a new [MASK] with the same shape as the input.",
     "If the file does not exist, an error is [MASK].",
@@ -32,6 +32,7 @@ class DemoConfig:
     vocab_size: int = config.field(4096, "Entries of the vocabulary.", lower_bound=100)
     max_seq_length: int = config.field(32, "Wordpieces a sequence.", lower_bound=8)
     max_predictions_per_seq: int = config.field(5, "Masked wordpieces a sequence, at most.", lower_bound=1)
+    held_out_fraction: float = config.field(0.05, "Share of the documents that is held out.", lower_bound=0.001)
     dupe_factor: int = config.field(4, "Times each document is masked anew.", lower_bound=1)
 
 
@@ -84,6 +85,7 @@ def run(demo):
             "data_prep.learn_vocab",
             source="pydocs",
             vocab_size=demo.vocab_size,
+            held_out_fraction=demo.held_out_fraction,
             output_dir=place["vocab"],
         )
     if not os.path.exists(os.path.join(place["records"], "records.json")):
@@ -95,6 +97,7 @@ def run(demo):
             max_seq_length=demo.max_seq_length,
             max_predictions_per_seq=demo.max_predictions_per_seq,
             dupe_factor=demo.dupe_factor,
+            held_out_fraction=demo.held_out_fraction,
             output_dir=place["records"],
         )
     _step(
@@ -116,6 +119,8 @@ def run(demo):
     print(f"  run folder    {place['run']}\n  SavedModel    {place['saved_model']}\n  TFLite        {tflite}")
     print(f"  TensorBoard   {os.path.join(place['run'], 'tensorboard')}")
     print("\nNext:")
+    if sys.prefix != sys.base_prefix:
+        print(f"  source {os.path.relpath(sys.prefix)}/bin/activate")
     print(f"  tensorboard --logdir {os.path.join(place['run'], 'tensorboard')}")
     print(f'  python -m tfbert.predict --run_dir={place["run"]} --text="The [MASK] of the array."')
     print("  your own text: see 'Your own corpus' in README.md")
