@@ -208,7 +208,7 @@ def write(path, run, step, comparisons, **more):
         **more: Anything else that belongs there (sizes, flags).
     """
     about = {
-        "run_dir": os.path.abspath(run.dir),
+        "run_dir": os.path.basename(os.path.abspath(run.dir)),  # its name alone: an export goes to other machines
         "checkpoint_step": int(step),
         "tokenizer_digest": run.vocab.digest,
         "texts": len(texts()),

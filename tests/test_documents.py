@@ -33,7 +33,7 @@ def commands(module=r"[\w.]+"):
 
 
 def flags_of(module):
-    """Names of the flags of a program: the fields of the dataclasses that it hands to `define_flags`."""
+    """Names of the flags of a program: fields of what it hands to `define_flags`, and what it defines itself."""
     tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
     classes = [
         node.args[0].id
@@ -41,8 +41,13 @@ def flags_of(module):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "define_flags"
     ]
     assert classes, f"{module} defines no flags"
+    others = {
+        node.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "").startswith("DEFINE_")
+    }
     loaded = importlib.import_module(module)
-    return {f.name for name in classes for f in dataclasses.fields(getattr(loaded, name))}
+    return others | {f.name for name in classes for f in dataclasses.fields(getattr(loaded, name))}
 
 
 def given(words):
