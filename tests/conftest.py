@@ -8,7 +8,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tfbert import distribution
+from tests import tiny_run
+from tfbert import distribution, fill_mask
 
 # Devices are fixed once TensorFlow has started, so they are set where pytest looks first. Work that
 # names no device runs on the first one; MirroredStrategy finds two.
@@ -31,3 +32,17 @@ def fresh_keras():
 def mirrored():
     """The MirroredStrategy of the two CPU devices; there must be only one in a process."""
     return distribution.make_strategy("mirrored")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """The run folder of `tests.tiny_run`, made anew for each module."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    tiny_run.make(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def loaded(run_dir):
+    """That run folder, loaded to answer texts."""
+    return fill_mask.load(run_dir, top_k=tiny_run.TOP_K, max_masks=tiny_run.MAX_MASKS)

@@ -11,19 +11,7 @@ from tests import tiny, tiny_run
 from tfbert import checks, fill_mask, predict
 from tfbert.text import vocab as vocab_lib
 
-K = 4
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("predict") / "run"
-    tiny_run.make(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def loaded(run_dir):
-    return fill_mask.load(run_dir, top_k=K, max_masks=tiny_run.MAX_MASKS)
+K = tiny_run.TOP_K
 
 
 def answer(loaded, texts):

@@ -14,22 +14,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export import loaders, parity, saved_model, serving
 from tests import tiny, tiny_run
-from tfbert import checks, fill_mask
+from tfbert import checks
 
-K = 4
+K = tiny_run.TOP_K
 LOADERS = pytest.mark.parametrize("load", [loaders.v1_session, loaders.c_api])
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved_model") / "run"
-    tiny_run.make(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def loaded(run_dir):
-    return fill_mask.load(run_dir, top_k=K, max_masks=tiny_run.MAX_MASKS)
 
 
 @pytest.fixture(scope="module")

@@ -9,21 +9,9 @@ import tensorflow as tf
 
 from export import ask, loaders, parity, saved_model, tflite
 from tests import tiny, tiny_run
-from tfbert import checks, fill_mask
+from tfbert import checks
 
-K = 4
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tflite") / "run"
-    tiny_run.make(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def loaded(run_dir):
-    return fill_mask.load(run_dir, top_k=K, max_masks=tiny_run.MAX_MASKS)
+K = tiny_run.TOP_K
 
 
 @pytest.fixture(scope="module")

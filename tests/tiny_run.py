@@ -8,6 +8,7 @@ from tfbert.text import vocab as vocab_lib
 
 MAX_SEQ_LENGTH = 19  # shorter than tiny.MAX_L, so that the one cannot be taken for the other
 STEP = 7
+TOP_K = 4
 
 _WORDS = ["the", "fox", "lazy", "dog", "word", "returns", "of", "list", "warm", "up", "mask", "sep", "cafe"]
 _WORDS += ["##s", "##ed", "un", "##able", "[", "]", ".", ",", "!", "東", "京"]
