@@ -398,6 +398,7 @@ def test_google_flags_have_googles_defaults():
     assert google.items() <= defaults.items()
 
 
+@pytest.mark.slow
 def test_the_command_takes_flags(tmp_path):
     VOCAB.write(tmp_path / "vocab")
     (tmp_path / "text.txt").write_text(text(0))

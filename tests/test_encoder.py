@@ -114,6 +114,7 @@ def test_mixed_bfloat16_is_close_to_float32(plain):
         assert np.any(error), name
 
 
+@pytest.mark.slow
 def test_dropout_is_a_function_of_the_seed():
     """Also of the path: a model built again, as after a restart, draws the same."""
     rates = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3}

@@ -185,6 +185,7 @@ def test_each_replica_draws_the_masks_of_its_seed(mirrored):
         np.testing.assert_allclose(found[replica], forward(tf.constant(7), tf.constant(replica)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_step_compiles_to_static_shapes():
     """What a TPU needs: forward, dropout and backward in XLA without a bounded dynamic dimension."""
     built = model(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, num_hidden_layers=1)

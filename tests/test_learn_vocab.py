@@ -162,6 +162,7 @@ class TestRun:
         assert "documents train" in shown and "150 of 150" in shown and "0 (0.000 %)" in shown
         assert learned.digest[:12] in shown
 
+    @pytest.mark.slow
     def test_the_same_files_in_another_process_with_another_hash_seed(self, tmp_path):
         cfg = self.config(tmp_path)
         learn_vocab.run(cfg)

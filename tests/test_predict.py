@@ -93,6 +93,7 @@ def test_predict_prints_what_the_model_says(run_dir, loaded, capsys):
     np.testing.assert_array_equal(direct["ids"][0, 0], answers["ids"][0, 0])
 
 
+@pytest.mark.slow
 def test_command_takes_several_texts_with_commas(run_dir):
     command = [sys.executable, "-m", "tfbert.predict", f"--run_dir={run_dir}", "--top_k=2"]
     command += ["--text=a dog, a [MASK]", "--text=[MASK], the fox"]

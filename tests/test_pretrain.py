@@ -126,6 +126,7 @@ class TestFinished:
         with pytest.raises(checks.InputError, match=f"max_seq_length={tiny.L}, and {tiny.L + 2} values"):
             evaluate.run(evaluate.EvaluateConfig(finished[1], (str(tmp_path / "x"),)))
 
+    @pytest.mark.slow
     def test_weights_of_another_run_begin_a_new_one(self, finished, records, tmp_path):
         for i, (path, row) in enumerate(((finished[1], -1), (os.path.join(finished[1], "ckpt-12"), 4))):
             flags = tiny_records.flags(records, tmp_path / str(i), init_checkpoint=path, num_train_steps=2)
@@ -135,6 +136,7 @@ class TestFinished:
             assert first["loss"] == pytest.approx(metrics_of(finished[1])[row]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 class TestInterrupted:
     @pytest.mark.slow
     def test_sigterm_saves_and_goes_on_to_the_same_bits(self, finished, records, tmp_path, monkeypatch):
@@ -190,6 +192,7 @@ class TestInterrupted:
         assert_same_to_the_bit(folder, finished[1], 15)
 
 
+@pytest.mark.slow
 class TestOtherWays:
     """The same batches cut in other ways give the same run, up to the rounding of sums."""
 
@@ -224,6 +227,7 @@ class TestOtherWays:
         }
 
 
+@pytest.mark.slow
 class TestErrors:
     """Each before the first step, and naming what to change."""
 
@@ -348,6 +352,7 @@ def wait_for_lines(process, run_dir, count):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 class TestProcess:
     """The program as a person starts it."""
 

@@ -16,6 +16,8 @@ from export import loaders, parity, saved_model, serving
 from tests import tiny, tiny_run
 from tfbert import checks
 
+pytestmark = pytest.mark.slow  # whole programs, minutes in all
+
 K = tiny_run.TOP_K
 LOADERS = pytest.mark.parametrize("load", [loaders.v1_session, loaders.c_api])
 

@@ -19,6 +19,8 @@ from tests import tiny
 from tfbert import heads, hooks, summaries
 from tfbert.text import vocab as vocab_lib
 
+pytestmark = pytest.mark.slow  # whole programs, minutes in all
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 # The figures of a made-up run: what is looked at is how they are shown.

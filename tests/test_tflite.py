@@ -11,6 +11,8 @@ from export import ask, loaders, parity, saved_model, tflite
 from tests import tiny, tiny_run
 from tfbert import checks
 
+pytestmark = pytest.mark.slow  # whole programs, minutes in all
+
 K = tiny_run.TOP_K
 
 
