@@ -3,10 +3,13 @@
 import tensorflow as tf
 
 from tfbert import checks
-from tfbert.text import selection
+from tfbert.text import draws, selection
 
 # Devlin et al. 2019, section 3.1: of the chosen positions 80 % become [MASK], 10 % stay, 10 % become a random word.
 MASK_RATE, KEEP_RATE = 0.8, 0.1
+_TO_MASK, _TO_RANDOM, _KEEP = range(3)
+
+row_seeds = draws.row_seeds
 
 
 def ordinary_ids(vocab):
@@ -32,73 +35,100 @@ def ordinary_ids(vocab):
     return ids
 
 
-def replace(input_ids, chosen, vocab, seed):
-    """Replaces the chosen positions: 80 % by [MASK], 10 % by a random word, 10 % by themselves.
+def replacements(ids, places, groups, vocab, seeds):
+    """What the model sees at the chosen positions: 80 % [MASK], 10 % a random word, 10 % what was there.
 
     Args:
-        input_ids: int32 [N, L].
-        chosen: bool [N, L].
+        ids: int32 [N, K], what was there.
+        places: int32 [N, K], the positions: each has a random word of its own.
+        groups: int32 [N, K]; equal numbers in a row share one draw of the three. The positions again for
+            BERT and ALBERT, the spans for SpanBERT (section 3.1), which masks a span at all its tokens.
         vocab: The `Vocab` of the ids.
-        seed: int [2], stateless.
+        seeds: int32 [N, 2].
 
     Returns:
-        int32 [N, L].
+        int32 [N, K].
     """
-    words = tf.constant(ordinary_ids(vocab), tf.int32)
-    how_seed, word_seed = tf.unstack(tf.random.split(seed, 2))
-    shape = tf.shape(input_ids)
-    how = tf.random.stateless_uniform(shape, how_seed)
-    drawn = tf.random.stateless_uniform(shape, word_seed, 0, tf.size(words), tf.int32)
-    new = tf.where(how < MASK_RATE, vocab.mask_id, tf.gather(words, drawn))  # [N, L]
-    return tf.where(chosen & ((how < MASK_RATE) | (how >= MASK_RATE + KEEP_RATE)), new, input_ids)
+    words = ordinary_ids(vocab)
+    law = (MASK_RATE, 1 - MASK_RATE - KEEP_RATE, KEEP_RATE)
+    how = draws.choose(draws.bits(seeds, draws.REPLACEMENT, groups), law)
+    word = draws.below(draws.bits(seeds, draws.RANDOM_WORD, places), len(words))
+    changed = tf.where(how == _TO_MASK, vocab.mask_id, tf.gather(words, word))
+    return tf.where(how == _KEEP, ids, changed)
 
 
-def targets(input_ids, chosen, max_predictions_per_seq):
-    """What the model has to find, in the shape of the record features.
+def positions_of(chosen, max_predictions_per_seq):
+    """Where `chosen` holds, as a list of fixed length.
 
     Args:
-        input_ids: int32 [N, L], before masking.
         chosen: bool [N, L], at most P in a row.
         max_predictions_per_seq: P.
 
     Returns:
-        {"masked_lm_positions": int32 [N, P] in ascending order, "masked_lm_ids": int32 [N, P],
-        "masked_lm_weights": float32 [N, P]}; 0 where there are fewer than P.
+        int32 [N, P]: the positions in ascending order, then -1.
     """
-    length = tf.shape(chosen)[1]
+    length = selection.sizes(chosen)[1]
     # From the left, each chosen position has a larger number than the next; top_k sorts them.
     from_end = tf.where(chosen, length - tf.range(length), 0)  # [N, L]
-    from_end = tf.pad(from_end, [[0, 0], [0, tf.maximum(0, max_predictions_per_seq - length)]])
-    top = tf.math.top_k(from_end, max_predictions_per_seq).values  # [N, P]
-    positions = tf.where(top > 0, length - top, 0)
-    return {
-        "masked_lm_positions": positions,
-        "masked_lm_ids": tf.where(top > 0, tf.gather(input_ids, positions, batch_dims=1), 0),
-        "masked_lm_weights": tf.cast(top > 0, tf.float32),
-    }
+    top = selection.largest(from_end, max_predictions_per_seq, 0)  # [N, P]
+    return tf.where(top > 0, length - top, -1)
 
 
-def mask(input_ids, input_mask, vocab, unit, masked_lm_prob, max_predictions_per_seq, seed):
+def mask(
+    input_ids,
+    input_mask,
+    vocab,
+    unit,
+    masked_lm_prob,
+    max_predictions_per_seq,
+    seeds,
+    word_starts=None,
+):
     """Chooses positions and masks them: a batch of whole sequences -> what MLM trains on.
+
+    A row's masks hang on its tokens and its seed alone, not on the batch that it lies in.
 
     Args:
         input_ids: int32 [N, L].
-        input_mask: int32 [N, L].
+        input_mask: int32 [N, L]; 0 is padding, all above is text.
         vocab: The `Vocab` of the ids.
-        unit: A grouping function of `selection`: `selection.tokens` or `selection.whole_words`.
-        masked_lm_prob: Share of the tokens to choose.
-        max_predictions_per_seq: P, the most positions in a sequence.
-        seed: int [2], stateless: the same seed masks the same batch in the same way.
+        unit: A key of `selection.UNITS`: token, word, ngram or span.
+        masked_lm_prob: Share of a row's tokens, [CLS] and [SEP] counted, to choose.
+        max_predictions_per_seq: P, the most positions in a row.
+        seeds: int32 [N, 2], as of `row_seeds`.
+        word_starts: bool or int [N, L], whether a token begins a word; None: all do but the ## pieces.
 
     Returns:
-        {"input_ids": int32 [N, L] after masking} and what `targets` returns.
+        {"input_ids": int32 [N, L] after masking, "masked_lm_positions": int32 [N, P] in ascending order,
+        "masked_lm_ids": int32 [N, P], what stood there, "masked_lm_weights": float32 [N, P]}; the three are 0
+        where a row has fewer than P.
     """
-    which_seed, how_seed = tf.unstack(tf.random.split(seed, 2))
-    may = selection.maskable(input_ids, vocab) & (input_mask > 0)
-    units = unit(selection.word_starts(input_ids, vocab), may)
-    budget = selection.num_to_mask(tf.reduce_sum(input_mask, axis=1), masked_lm_prob, max_predictions_per_seq)
-    chosen = selection.select(units, budget, which_seed)
+    real = input_mask > 0
+    may = selection.maskable(input_ids, vocab) & real
+    num_tokens = tf.reduce_sum(tf.cast(real, tf.int32), axis=1)
+    budget = selection.num_to_mask(num_tokens, masked_lm_prob, max_predictions_per_seq)
+    groups = None
+    if unit == "token":
+        positions = selection.select_tokens(may, budget, max_predictions_per_seq, seeds)
+    else:
+        starts = selection.word_starts(input_ids, vocab) if word_starts is None else tf.cast(word_starts, tf.bool)
+        units = selection.UNITS[unit](starts, may, seeds)
+        words = units if unit == "word" else selection.whole_words(starts, may)
+        chosen = selection.select(units, words, budget, seeds)
+        positions = positions_of(chosen, max_predictions_per_seq)
+        groups = units if unit == "span" else None
+    taken = positions >= 0  # [N, P]
+    positions = tf.maximum(positions, 0)
+    groups = positions if groups is None else tf.gather(groups, positions, batch_dims=1)
+    ids = tf.gather(input_ids, positions, batch_dims=1)  # [N, P]
+    seen = replacements(ids, positions, groups, vocab, seeds)
+    n, length = selection.sizes(input_ids)
+    # Added up, as several places without a position all point at position 0, with nothing to change.
+    places = tf.range(n)[:, tf.newaxis] * length + positions
+    change = tf.math.unsorted_segment_sum(tf.where(taken, seen - ids, 0), places, n * length)
     return {
-        "input_ids": replace(input_ids, chosen, vocab, how_seed),
-        **targets(input_ids, chosen, max_predictions_per_seq),
+        "input_ids": input_ids + tf.reshape(change, [n, length]),
+        "masked_lm_positions": positions,
+        "masked_lm_ids": tf.where(taken, ids, 0),
+        "masked_lm_weights": tf.cast(taken, tf.float32),
     }
