@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import reference, tiny
+from tests import reference, tiny, tiny_packed
 from tests.tiny import LAYERS, B, L, N, P, V
 from tfbert import config, heads, objectives
 from tfbert.layers import dropout, initializers
@@ -219,3 +219,110 @@ def test_converts_to_tflite_with_builtins_only(plain, shape):
         found, expected = runner(**cut), plain(cut)
         for name in expected:
             np.testing.assert_allclose(found[name], expected[name], atol=1e-4, err_msg=name)
+
+
+ROWS = [[2, 0], [3], [1, 3, 2]]  # examples 2 and 3 twice, as with any batch that is trained on more than once
+
+
+class TestPacked:
+    """Rows of several examples give what the examples give alone."""
+
+    @pytest.fixture(scope="class")
+    def both(self):
+        return model(), tiny.randomize(heads.build_pretrainer(tiny.config(), packed=True))
+
+    @pytest.fixture(scope="class")
+    def batches(self):
+        examples = [e for row in ROWS for e in row]
+        return {k: v[examples] for k, v in FEATURES.items()}, tiny_packed.pack(FEATURES, ROWS)
+
+    @staticmethod
+    def run(built, features):
+        return built({x.name: features[x.name] for x in built.inputs})
+
+    def test_has_the_same_variables_and_two_more_inputs(self, plain):
+        packed = heads.build_pretrainer(tiny.config(), packed=True)
+        assert [(v.path, v.shape) for v in packed.variables] == [(v.path, v.shape) for v in plain.variables]
+        assert packed.input.keys() - plain.input.keys() == {"position_ids", "next_sentence_positions"}
+        assert packed.output["next_sentence_logits"].shape == (None, None, 2)
+
+    def test_logits(self, both, batches):
+        alone, together = ({k: v.numpy() for k, v in self.run(m, b).items()} for m, b in zip(both, batches))
+        used = batches[0]["masked_lm_weights"] != 0, batches[1]["masked_lm_weights"] != 0
+        masked = alone["masked_lm_logits"][used[0]], together["masked_lm_logits"][used[1]]
+        np.testing.assert_allclose(masked[1], masked[0], atol=1e-5)
+        slots = batches[1]["next_sentence_weights"] != 0
+        for name in ("next_sentence_logits", "pooled_output"):
+            np.testing.assert_allclose(together[name][slots], alone[name], atol=1e-5, err_msg=name)
+        real = (b["input_mask"] != 0 for b in batches)
+        states = (x["sequence_output"][r] for x, r in zip((alone, together), real))
+        np.testing.assert_allclose(*states, atol=1e-5)
+
+    def test_losses_metrics_and_gradients(self, both, batches):
+        results = []
+        for built, features in zip(both, batches):
+            with tf.GradientTape() as tape:
+                outputs = self.run(built, features)
+                losses = objectives.pretraining_losses(outputs, features)
+                loss = sum(value / weight for value, weight in losses.values())
+            gradients = tape.gradient(loss, [v.value for v in built.trainable_variables])
+            gradients = {v.path: tf.convert_to_tensor(g).numpy() for v, g in zip(built.trainable_variables, gradients)}
+            pairs = losses | objectives.pretraining_metrics(outputs, features)
+            assert {n: float(w) for n, w in objectives.pretraining_weights(features).items()} == {
+                n: float(losses[n][1]) for n in losses
+            }
+            results.append(({n: tuple(map(float, pair)) for n, pair in pairs.items()}, gradients))
+        (expected, expected_gradients), (found, gradients) = results
+        assert found.keys() == expected.keys() and len(found) == 4
+        for name in expected:
+            assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+        assert gradients.keys() == expected_gradients.keys()
+        for name, want in expected_gradients.items():
+            np.testing.assert_allclose(gradients[name], want, atol=1e-5, err_msg=name)
+
+    def test_the_place_in_a_row_and_the_neighbours_do_not_matter(self, both):
+        packed = both[1]
+        found = [
+            self.run(packed, tiny_packed.pack(FEATURES, rows, length=40))["pooled_output"].numpy()
+            for rows in ([[0, 1, 2]], [[2, 1]], [[3, 2]])
+        ]
+        for other, place in ((found[1], 0), (found[2], 1)):
+            np.testing.assert_allclose(other[0, place], found[0][0, 2], atol=1e-5)
+
+    def test_rows_of_one_example_are_the_unpacked_ones(self, both):
+        features = {
+            **FEATURES,
+            "position_ids": np.tile(np.arange(L, dtype=np.int32), (B, 1)),
+            "next_sentence_positions": np.zeros((B, 1), np.int32),
+        }
+        expected, found = (self.run(m, features) for m in both)
+        np.testing.assert_allclose(found["masked_lm_logits"], expected["masked_lm_logits"], atol=1e-5)
+        np.testing.assert_allclose(found["next_sentence_logits"][:, 0], expected["next_sentence_logits"], atol=1e-5)
+        pairs = [objectives.pretraining_losses(x, features) for x in (expected, found)]
+        assert {n: float(w) for n, (_, w) in pairs[0].items()} == {n: float(w) for n, (_, w) in pairs[1].items()}
+        np.testing.assert_allclose(pairs[1]["next_sentence_loss"][0], pairs[0]["next_sentence_loss"][0], rtol=1e-5)
+
+    def test_equals_reference(self, both, batches):
+        """Each example alone through the model in NumPy."""
+        expected = reference.pretrainer(FEATURES, tiny.weights(both[1]), LAYERS, N)
+        found = self.run(both[1], batches[1])
+        for r, row in enumerate(ROWS):
+            for place, example in enumerate(row):
+                np.testing.assert_allclose(
+                    found["next_sentence_logits"][r, place], expected["next_sentence_logits"][example], atol=2e-5
+                )
+
+    def test_without_sentences_pooler_and_head_stay_as_they_are(self):
+        built = model()
+        heads.freeze_next_sentence(built)
+        trained = {v.path for v in built.trainable_variables}
+        assert {v.path for v in built.variables} - trained == {
+            "bert/pooler/dense/kernel",
+            "bert/pooler/dense/bias",
+            "cls/seq_relationship/output_weights",
+            "cls/seq_relationship/output_bias",
+        }
+        features = {k: v for k, v in FEATURES.items() if k != "next_sentence_labels"}
+        with tf.GradientTape() as tape:
+            loss = total_loss(built(INPUTS), features)
+        assert None not in tape.gradient(loss, [v.value for v in built.trainable_variables])

@@ -125,9 +125,28 @@ def test_every_matrix_starts_with_numbers_of_its_own():
 
 def test_padding_bias():
     mask = np.array([[1, 1, 0], [2, 0, 0]], np.int32)  # any number that is not 0 is a token
-    found = attention_masks.PaddingBias()(mask)
+    found = attention_masks.AttentionBias()(mask)
     assert found.dtype == tf.float32 and found.shape == (2, 1, 1, 3)
     np.testing.assert_array_equal(found[:, 0, 0], [[0, 0, -10000], [0, -10000, -10000]])
+
+
+def test_packed_pattern():
+    mask = np.array([[1, 1, 2, 3, 3, 0], [2, 1, 1, 0, 0, 1]], np.int32)
+    expected = [[[float(k == q != 0) for k in row] for q in row] for row in mask]
+    found = attention_masks.packed(mask)
+    assert found.dtype == tf.float32 and found.shape == (2, 6, 6)
+    np.testing.assert_array_equal(found, expected)
+    biases = attention_masks.AttentionBias(attention_masks.packed)(mask)
+    np.testing.assert_array_equal(biases, (np.array(expected)[:, None] - 1) * 10000)
+
+
+def test_packed_examples_do_not_see_one_another():
+    layer, numbers = self_attention(), np.array([[1] * 4 + [2] * 5 + [0] * 2])
+    changed = HIDDEN[:1] + 1000.0 * (numbers != 2)[..., None].astype(np.float32)
+    before, after = (layer(h, bias(attention_masks.packed(numbers))).numpy() for h in (HIDDEN[:1], changed))
+    np.testing.assert_array_equal(before[0, 4:9], after[0, 4:9])
+    alone = layer(HIDDEN[:1, 4:9], bias(np.ones((1, 1, 5))))
+    np.testing.assert_allclose(before[:, 4:9], alone, atol=1e-5)
 
 
 def test_block_computes_in_its_dtype_and_norms_in_float32():

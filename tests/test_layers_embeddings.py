@@ -65,6 +65,36 @@ def test_pooler_reads_the_first_token_alone():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_position_ids_look_positions_up():
+    layer, ids, segments = made(), FEATURES["input_ids"], FEATURES["segment_ids"]
+    counted = np.tile(np.arange(L), (B, 1))
+    np.testing.assert_array_equal(layer(ids, segments, counted), layer(ids, segments))
+    begin = 7  # what stands there with positions from 0 is what would stand at the front
+    restarting = np.where(counted < begin, counted, counted - begin)
+    found, front = layer(ids, segments, restarting), layer(ids[:, begin:], segments[:, begin:])
+    np.testing.assert_allclose(found[:, begin:], front, atol=1e-6)
+    np.testing.assert_array_equal(found[:, :begin], layer(ids, segments)[:, :begin])
+
+
+def test_a_row_of_several_examples_may_be_longer_than_one_example():
+    row = np.ones((1, MAX_L + 5), np.int32)
+    assert made()(row, row * 0, np.arange(MAX_L + 5)[None] % 9).shape == (1, MAX_L + 5, D)
+
+
+def test_pooler_reads_the_given_tokens():
+    layer = pooler.Pooler(D, name="pooler")
+    hidden = np.random.default_rng(2).normal(size=(B, L, D)).astype(np.float32)
+    layer.build(hidden.shape)
+    tiny.randomize(layer)
+    positions = np.random.default_rng(3).integers(0, L, (B, 3))
+    found = layer(hidden, positions)
+    assert found.shape == (B, 3, D)
+    for b in range(B):
+        for m in range(3):
+            alone = layer(hidden[b : b + 1, positions[b, m] :])
+            np.testing.assert_allclose(found[b, m], alone[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("name", activations.BY_NAME)
 def test_activations_equal_reference(name):
     x = np.linspace(-8, 8, 1001)

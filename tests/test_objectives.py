@@ -136,3 +136,39 @@ def test_gradients_are_zero_where_the_weight_is():
     assert not gradient[~used].any()
     assert (np.abs(gradient[used]).max(-1) > 0).all()
     np.testing.assert_allclose(gradient.sum(-1), 0, atol=1e-5)  # softmax minus one-hot
+
+
+SLOTS = 3
+PACKED = {k: v for k, v in FEATURES.items() if k != "next_sentence_labels"} | {
+    "next_sentence_labels": np.array([[1, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 0]], np.int32),
+    "next_sentence_weights": np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]], np.float32),
+}
+PACKED_OUTPUTS = OUTPUTS | {
+    "next_sentence_logits": np.random.default_rng(4).normal(scale=3, size=(B, SLOTS, 2)).astype(np.float32)
+}
+
+
+@pytest.mark.parametrize("weights", [None, [1, 0, 1, 1]])
+def test_examples_of_packed_rows_count_one_each(weights):
+    features = PACKED if weights is None else PACKED | {"example_weights": np.array(weights, np.float32)}
+    found = numbers(both(PACKED_OUTPUTS, features))
+    expected = np.zeros((2, 2))
+    for b in range(B):
+        for m in range(SLOTS):
+            if PACKED["next_sentence_weights"][b, m] and (weights is None or weights[b]):
+                logits, label = PACKED_OUTPUTS["next_sentence_logits"][b, m], PACKED["next_sentence_labels"][b, m]
+                expected[0] += reference.negative_log_likelihood(logits.astype(float), label), 1
+                expected[1] += float(logits.argmax() == label), 1
+    assert expected[0, 1] == (6 if weights is None else 4)
+    np.testing.assert_allclose(found["next_sentence_loss"], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found["next_sentence_accuracy"], expected[1])
+    assert float(objectives.pretraining_weights(features)["next_sentence_loss"]) == expected[0, 1]
+    masked = numbers(both(OUTPUTS, FEATURES | {k: v for k, v in features.items() if k == "example_weights"}))
+    assert found["masked_lm_loss"] == masked["masked_lm_loss"]
+
+
+def test_a_task_without_labels_is_left_out():
+    features = {k: v for k, v in FEATURES.items() if k != "next_sentence_labels"}
+    found, whole = numbers(both(OUTPUTS, features)), numbers(both(OUTPUTS, FEATURES))
+    assert found == {n: whole[n] for n in ("masked_lm_loss", "masked_lm_accuracy")}
+    assert list(objectives.pretraining_weights(features)) == ["masked_lm_loss"]

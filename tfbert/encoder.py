@@ -5,8 +5,10 @@ import keras
 from tfbert.config import EncoderConfig
 from tfbert.layers import attention_masks, embeddings, pooler, transformer
 
+PACKED_INPUTS = ("position_ids", "next_sentence_positions")
 
-def build_encoder(config: EncoderConfig) -> keras.Model:
+
+def build_encoder(config: EncoderConfig, packed: bool = False) -> keras.Model:
     """Builds the encoder.
 
     The scopes and layer names are those of google-research/bert, so `variable.path` of each variable is
@@ -14,15 +16,19 @@ def build_encoder(config: EncoderConfig) -> keras.Model:
 
     Args:
         config: Its sizes and rates.
+        packed: Whether a row holds several examples; variables are the same either way. There are two more
+            inputs then, "position_ids" [B, L] and "next_sentence_positions" [B, M] where the [CLS] of each
+            example lies; "input_mask" numbers the examples, and "pooled_output" is [B, M, D].
 
     Returns:
         A model from {"input_ids", "input_mask", "segment_ids"}, int32 [B, L] each with any L up to
         `max_position_embeddings`, to {"sequence_output": [B, L, D], "pooled_output": [B, D]}. Its layer
         "embeddings" holds the table that the masked language model is tied to.
     """
-    inputs = {
-        name: keras.Input((None,), dtype="int32", name=name) for name in ("input_ids", "input_mask", "segment_ids")
-    }
+    names = ("input_ids", "input_mask", "segment_ids", *(PACKED_INPUTS if packed else ()))
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+    position_ids, pooled_positions = (inputs.get(name) for name in PACKED_INPUTS)
+    pattern = attention_masks.packed if packed else attention_masks.padding
     with keras.name_scope("bert"):
         hidden = embeddings.Embeddings(
             config.vocab_size,
@@ -32,8 +38,8 @@ def build_encoder(config: EncoderConfig) -> keras.Model:
             config.hidden_dropout_prob,
             config.initializer_range,
             name="embeddings",
-        )(inputs["input_ids"], inputs["segment_ids"])
-        attention_bias = attention_masks.PaddingBias(name="attention_bias")(inputs["input_mask"])
+        )(inputs["input_ids"], inputs["segment_ids"], position_ids)
+        attention_bias = attention_masks.AttentionBias(pattern, name="attention_bias")(inputs["input_mask"])
         with keras.name_scope("encoder"):
             for i in range(config.num_hidden_layers):
                 hidden = transformer.TransformerBlock(
@@ -46,5 +52,5 @@ def build_encoder(config: EncoderConfig) -> keras.Model:
                     config.initializer_range,
                     name=f"layer_{i}",
                 )(hidden, attention_bias)
-        pooled = pooler.Pooler(config.hidden_size, config.initializer_range, name="pooler")(hidden)
+        pooled = pooler.Pooler(config.hidden_size, config.initializer_range, name="pooler")(hidden, pooled_positions)
     return keras.Model(inputs, {"sequence_output": hidden, "pooled_output": pooled}, name="bert")

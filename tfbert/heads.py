@@ -74,7 +74,7 @@ class MaskedLanguageModel(keras.layers.Layer):
 
 
 class NextSentence(keras.layers.Layer):
-    """Scores whether the second segment follows the first (task 2): [B, D] -> float32 [B, 2].
+    """Scores whether the second segment follows the first (task 2): [..., D] -> float32 [..., 2].
 
     Class 0 is "is next" and 1 is "random". The matrix is stored [2, D], as Google's code stores it.
     """
@@ -84,7 +84,7 @@ class NextSentence(keras.layers.Layer):
         self.initializer_range = initializer_range
 
     def build(self, shape):
-        """Makes the weights for [B, D]."""
+        """Makes the weights for [..., D]."""
         self.output_weights = self.add_weight(
             name="output_weights",
             shape=(2, shape[-1]),
@@ -96,21 +96,32 @@ class NextSentence(keras.layers.Layer):
     def call(self, pooled_output):
         """See the class."""
         pooled_output = tf.cast(pooled_output, tf.float32)
-        return tf.matmul(pooled_output, self.output_weights, transpose_b=True) + self.output_bias  # [B, 2]
+        return tf.matmul(pooled_output, self.output_weights, transpose_b=True) + self.output_bias  # [..., 2]
 
 
-def build_pretrainer(config: EncoderConfig) -> keras.Model:
+def freeze_next_sentence(model: keras.Model) -> None:
+    """Takes what only next sentence prediction trains out of `trainable_variables` of a pre-trainer.
+
+    Without that task (Liu et al. 2019, section 4.2) they would have no gradient, and weight decay would shrink them.
+    """
+    for name in ("pooler", "seq_relationship"):
+        model.get_layer(name).trainable = False
+
+
+def build_pretrainer(config: EncoderConfig, packed: bool = False) -> keras.Model:
     """Builds the encoder with both heads of pre-training.
 
     Args:
         config: The encoder's sizes and rates.
+        packed: Whether a row holds several examples: see `encoder.build_encoder`. "next_sentence_logits" are
+            [B, M, 2] then.
 
     Returns:
         A model from the encoder's inputs and "masked_lm_positions" int32 [B, P] to
         {"masked_lm_logits": float32 [B, P, V], "next_sentence_logits": float32 [B, 2]} and the
         encoder's outputs. The tied table is one variable: `bert/embeddings/word_embeddings`.
     """
-    encoder = build_encoder(config)
+    encoder = build_encoder(config, packed)
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
     outputs = dict(encoder.output)
     with keras.name_scope("cls"):

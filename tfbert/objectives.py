@@ -6,27 +6,39 @@ one dictionary; `pretraining_weights` gives the weights alone, since they depend
 are needed before the first backward pass.
 
 A feature "example_weights", float32 [B], is optional and multiplies everything: evaluation pads its
-last batch with examples of weight 0.
+last batch with examples of weight 0. A task whose labels are not among the features is left out.
 """
 
 import tensorflow as tf
 
 
-def _example_weights(features):
-    """float32 [B]; ones unless the features say otherwise."""
+def _weights(features, name):
+    """float32, in the shape of a feature of weights: times those of the examples, where there are some."""
+    weights = tf.cast(features[name], tf.float32)
     if "example_weights" in features:
-        return tf.cast(features["example_weights"], tf.float32)
-    return tf.ones([tf.shape(features["next_sentence_labels"])[0]], tf.float32)
+        weights *= tf.expand_dims(tf.cast(features["example_weights"], tf.float32), 1)
+    return weights
 
 
-def _slot_weights(features):
-    """float32 [B, P]: weight of each masked position; 0 in the slots that fill up a record."""
-    return tf.cast(features["masked_lm_weights"], tf.float32) * tf.expand_dims(_example_weights(features), 1)
+def _tasks(features):
+    """{task: (labels int32 [B, K], weights float32 [B, K])}; K is P for masked words, 1 or M for sentences.
+
+    A slot of weight 0 fills up a record.
+    """
+    tasks = {"masked_lm": (features["masked_lm_ids"], _weights(features, "masked_lm_weights"))}
+    if "next_sentence_labels" in features:
+        labels = features["next_sentence_labels"]
+        labels = tf.reshape(labels, [tf.shape(labels)[0], -1])  # [B] is as good as [B, 1]
+        if "next_sentence_weights" not in features:  # every row is one example
+            features = {**features, "next_sentence_weights": tf.ones_like(labels)}
+        tasks["next_sentence"] = (labels, _weights(features, "next_sentence_weights"))
+    return tasks
 
 
-def _next_sentence_labels(features):
-    """int32 [B], from [B, 1] as records have it or [B]."""
-    return tf.reshape(features["next_sentence_labels"], [-1])
+def _logits(outputs, task, labels):
+    """float32 [B, K, classes]: [B, 2] of rows that are one example become [B, 1, 2]."""
+    logits = tf.cast(outputs[f"{task}_logits"], tf.float32)
+    return tf.reshape(logits, tf.concat([tf.shape(labels), tf.shape(logits)[-1:]], 0))
 
 
 def _weighted(values, weights):
@@ -36,31 +48,29 @@ def _weighted(values, weights):
 
 def pretraining_weights(features: dict) -> dict:
     """The weights of `pretraining_losses`, from features alone: {name: float32 []}."""
-    return {
-        "masked_lm_loss": tf.reduce_sum(_slot_weights(features)),
-        "next_sentence_loss": tf.reduce_sum(_example_weights(features)),
-    }
+    return {f"{task}_loss": tf.reduce_sum(weights) for task, (_, weights) in _tasks(features).items()}
 
 
 def pretraining_losses(outputs: dict, features: dict) -> dict:
     """Cross-entropies of the two tasks: Devlin et al. 2019, section 3.1 and appendix A.2.
 
     Args:
-        outputs: "masked_lm_logits" float32 [B, P, V], "next_sentence_logits" float32 [B, 2].
-        features: "masked_lm_ids" int32 [B, P], "masked_lm_weights" float32 [B, P],
-            "next_sentence_labels" int32 [B, 1], and "example_weights" or not.
+        outputs: "masked_lm_logits" float32 [B, P, V], "next_sentence_logits" float32 [B, 2], or [B, M, 2] of
+            packed rows.
+        features: "masked_lm_ids" int32 [B, P], "masked_lm_weights" float32 [B, P]; "next_sentence_labels"
+            int32 [B, 1], or [B, M] with "next_sentence_weights" float32 [B, M], or not; "example_weights" or not.
 
     Returns:
         {"masked_lm_loss": (sum, weight), "next_sentence_loss": (sum, weight)}, float32 [] each: nats
-        summed over masked positions and over sequences, and the numbers of those.
+        summed over masked positions and over sequences, and the numbers of those. Without labels of
+        sentences there is no "next_sentence_loss".
     """
-    cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
-    masked = cross_entropy(features["masked_lm_ids"], tf.cast(outputs["masked_lm_logits"], tf.float32))  # [B, P]
-    next_ = cross_entropy(_next_sentence_labels(features), tf.cast(outputs["next_sentence_logits"], tf.float32))  # [B]
-    return {
-        "masked_lm_loss": _weighted(masked, _slot_weights(features)),
-        "next_sentence_loss": _weighted(next_, _example_weights(features)),
-    }
+    losses = {}
+    for task, (labels, weights) in _tasks(features).items():
+        logits = _logits(outputs, task, labels)
+        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)  # [B, K]
+        losses[f"{task}_loss"] = _weighted(nats, weights)
+    return losses
 
 
 def pretraining_metrics(outputs: dict, features: dict) -> dict:
@@ -71,15 +81,11 @@ def pretraining_metrics(outputs: dict, features: dict) -> dict:
         features: As of `pretraining_losses`.
 
     Returns:
-        {"masked_lm_accuracy": (sum, weight), "next_sentence_accuracy": (sum, weight)}, float32 [] each.
+        {"masked_lm_accuracy": (sum, weight), "next_sentence_accuracy": (sum, weight)}, float32 [] each, the
+        second only with labels of sentences.
     """
-
-    def right(logits, labels):
-        return tf.cast(tf.equal(tf.argmax(logits, -1, labels.dtype), labels), tf.float32)
-
-    masked = right(outputs["masked_lm_logits"], features["masked_lm_ids"])  # [B, P]
-    next_ = right(outputs["next_sentence_logits"], _next_sentence_labels(features))  # [B]
-    return {
-        "masked_lm_accuracy": _weighted(masked, _slot_weights(features)),
-        "next_sentence_accuracy": _weighted(next_, _example_weights(features)),
-    }
+    metrics = {}
+    for task, (labels, weights) in _tasks(features).items():
+        best = tf.argmax(_logits(outputs, task, labels), -1, labels.dtype)
+        metrics[f"{task}_accuracy"] = _weighted(tf.cast(tf.equal(best, labels), tf.float32), weights)
+    return metrics

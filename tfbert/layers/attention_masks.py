@@ -1,4 +1,4 @@
-"""Who may look at whom. A pattern is a function to [B, 1 or F, T]; `Bias` turns it into what scores add."""
+"""Who may look at whom. A pattern is a function to [B, 1 or F, T]; `bias` turns it into what scores add."""
 
 import keras
 import tensorflow as tf
@@ -21,23 +21,40 @@ def padding(input_mask):
     return tf.expand_dims(tf.cast(tf.not_equal(input_mask, 0), tf.float32), 1)
 
 
-class PaddingBias(keras.layers.Layer):
-    """The padding pattern as a number to add to attention scores; made once, used by every layer.
+def packed(input_mask):
+    """Every query sees its own example in a row of several: Krell et al. 2021, section 3.2.2.
 
-    Call args:
-        input_mask: int32 [B, T]; 0 is padding.
+    Args:
+        input_mask: number [B, L]; 1 in the first example of a row, 2 in the second, ...; 0 is padding.
 
     Returns:
-        float32 [B, 1, 1, T]: 0 where a query may look, `BLOCKED_SCORE` elsewhere. A sequence that is
-        all padding attends as if nothing were blocked: the same number is added to every score.
+        float32 [B, F, T].
+    """
+    same = tf.equal(tf.expand_dims(input_mask, 2), tf.expand_dims(input_mask, 1))  # [B, F, T]
+    return tf.cast(same, tf.float32) * padding(input_mask)
+
+
+class AttentionBias(keras.layers.Layer):
+    """A pattern as a number to add to attention scores; made once, used by every layer.
+
+    Args:
+        pattern: A function of this module, from `input_mask` to [B, 1 or F, T].
+
+    Call args:
+        input_mask: int32 [B, T].
+
+    Returns:
+        float32 [B, 1, 1 or F, T]: 0 where a query may look, `BLOCKED_SCORE` elsewhere. A query that may look
+        nowhere attends as if nothing were blocked: the same number is added to every score.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, pattern=padding, **kwargs):
         super().__init__(dtype="float32", **kwargs)
+        self.pattern = pattern
 
     def call(self, input_mask):
         """See the class."""
-        return bias(padding(input_mask))
+        return bias(self.pattern(input_mask))
 
 
 def bias(mask):

@@ -21,6 +21,7 @@ class Embeddings(keras.layers.Layer):
     Call args:
         input_ids: int32 [B, L].
         segment_ids: int32 [B, L].
+        position_ids: int32 [B, L], less than `max_position_embeddings`; None for 0, 1, 2, ... in each row.
         training: Whether to drop.
 
     Returns:
@@ -69,8 +70,21 @@ class Embeddings(keras.layers.Layer):
         self.LayerNorm.build((None, None, self.table_shapes["word_embeddings"][1]))
         self.dropout.build(None)
 
-    def call(self, input_ids, segment_ids, training=False):
+    def call(self, input_ids, segment_ids, position_ids=None, training=False):
         """See the class."""
+        words = tf.gather(self.word_embeddings, input_ids)  # [B, L, D]
+        # Few rows: a product with one-hot vectors has a cheaper gradient than a lookup.
+        segments = tf.one_hot(segment_ids, self.table_shapes["token_type_embeddings"][0])
+        segments = tf.matmul(segments, self.token_type_embeddings)  # [B, L, D]
+        if position_ids is None:
+            positions = self._first_positions(input_ids)  # [L, D]
+        else:
+            positions = tf.gather(self.position_embeddings, position_ids)  # [B, L, D]
+        summed = self.LayerNorm(words + segments + positions)
+        return self.dropout(tf.cast(summed, self.compute_dtype), training=training)
+
+    def _first_positions(self, input_ids):
+        """Embeddings of the positions 0, 1, 2, ...: [L, D]."""
         longest, hidden_size = self.table_shapes["position_embeddings"]
         static_length = input_ids.shape[1]
         checks.require(
@@ -78,11 +92,5 @@ class Embeddings(keras.layers.Layer):
             "a sequence must not be longer than max_position_embeddings",
             f"{static_length} tokens, max_position_embeddings={longest}",
         )
-        words = tf.gather(self.word_embeddings, input_ids)  # [B, L, D]
-        # Few rows: a product with one-hot vectors has a cheaper gradient than a lookup.
-        segments = tf.one_hot(segment_ids, self.table_shapes["token_type_embeddings"][0])
-        segments = tf.matmul(segments, self.token_type_embeddings)  # [B, L, D]
         # slice fails on a length beyond the table, where [:length] would give fewer rows.
-        positions = tf.slice(self.position_embeddings, [0, 0], [tf.shape(input_ids)[1], hidden_size])  # [L, D]
-        summed = self.LayerNorm(words + segments + positions)
-        return self.dropout(tf.cast(summed, self.compute_dtype), training=training)
+        return tf.slice(self.position_embeddings, [0, 0], [tf.shape(input_ids)[1], hidden_size])
