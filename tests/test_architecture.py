@@ -15,6 +15,7 @@ RANKS = (
     (
         "tfbert.objectives",
         "tfbert.tfrecords",
+        "tfbert.record_sets",
         "tfbert.input_pipeline",
         "tfbert.optimizers",
         "tfbert.distribution",

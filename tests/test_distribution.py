@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests import test_input_pipeline as fixtures
-from tfbert import checks, distribution, input_pipeline
+from tfbert import checks, distribution, input_pipeline, record_sets
 
 
 def test_default_is_one_device():
@@ -35,7 +35,7 @@ def test_other_names_are_refused():
 @pytest.mark.parametrize("name", ["default", "mirrored"])
 def test_replicas_take_the_elements_by_turns(tmp_path, name):
     pattern = fixtures.write_set(tmp_path, (11, 6, 7))
-    records = input_pipeline.open_records(pattern, fixtures.L, fixtures.P)
+    records = record_sets.open_records(pattern, fixtures.L, fixtures.P)
     strategy = distribution.make_strategy(name)
     replicas = strategy.num_replicas_in_sync
 
@@ -59,7 +59,7 @@ def test_replicas_take_the_elements_by_turns(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["default", "mirrored"])
 def test_evaluation_ends_on_all_replicas_at_once(tmp_path, name):
-    records = input_pipeline.open_records(fixtures.write_set(tmp_path, (5, 4)), fixtures.L, fixtures.P)
+    records = record_sets.open_records(fixtures.write_set(tmp_path, (5, 4)), fixtures.L, fixtures.P)
     strategy = distribution.make_strategy(name)
     dataset = distribution.distribute(
         strategy, lambda *pipeline: input_pipeline.eval_dataset(records, 4, None, *pipeline)

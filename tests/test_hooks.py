@@ -104,6 +104,15 @@ def test_speed_file(tmp_path):
     assert all(row["sequences_per_second"] > 0 for row in rows)
 
 
+def test_speed_in_tokens_leaves_padding_out(tmp_path):
+    path = tmp_path / "speed.jsonl"
+    hook = hooks.speed_file(path, 32, max_seq_length=100)
+    hook(10, {**TRAIN, "padding_share": 0.25}, "train")
+    hook.close()
+    (row,) = lines_of(path)
+    assert row["tokens_per_second"] == pytest.approx(75 * row["sequences_per_second"], rel=1e-3)
+
+
 def test_of_run(tmp_path, capfd):
     made = hooks.of_run(tmp_path, 10, 32)
     for hook in made:

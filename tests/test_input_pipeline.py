@@ -1,4 +1,4 @@
-"""Tests of tfbert.input_pipeline: who is trained on when, and what is refused."""
+"""Tests of tfbert.input_pipeline and record_sets: who is trained on when, and what is refused."""
 
 import collections
 import gzip
@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbert import checks, features, input_pipeline, tfrecords
+from tfbert import checks, features, input_pipeline, record_sets, tfrecords
 from tfbert.text import vocab
 
 L, P, V = 7, 3, 97
 VOCAB = vocab.Vocab((*vocab.SPECIAL_TOKENS, *(f"w{i}" for i in range(V - 5))))
+LAYOUT = features.Layout(L, P)
 OTHER = vocab.Vocab(VOCAB.tokens, do_lower_case=False)
 
 
@@ -47,7 +48,7 @@ def write_set(folder, sizes, about=None):
     """Files of `sizes` examples, numbered through; returns the glob."""
     number = 0
     for i, size in enumerate(sizes):
-        write(folder / f"train-{i:05d}.tfrecord", features.serialize_batch(batch(range(number, number + size))))
+        write(folder / f"train-{i:05d}.tfrecord", features.serialize_batch(batch(range(number, number + size)), LAYOUT))
         number += size
     if about is not None:
         (folder / "records.json").write_text(json.dumps(about))
@@ -58,7 +59,7 @@ def write_set(folder, sizes, about=None):
 def records(tmp_path_factory):
     """23 instances in 3 files of different sizes, one of them empty besides."""
     pattern = write_set(tmp_path_factory.mktemp("records"), (11, 0, 5, 7))
-    return input_pipeline.open_records(pattern, L, P, VOCAB)
+    return record_sets.open_records(pattern, L, P, VOCAB)
 
 
 N = 23
@@ -96,7 +97,7 @@ class TestOrder:
         assert stream(records, 2 * N, seed=2**40) != row
 
     def test_records_travel_no_further_than_blocks_when_files_are_one(self, tmp_path):
-        one = input_pipeline.open_records(write_set(tmp_path, (20,)), L, P)
+        one = record_sets.open_records(write_set(tmp_path, (20,)), L, P)
         row = stream(one, 20, block=8)
         assert [sorted(row[:8]), sorted(row[8:16]), sorted(row[16:])] == [
             list(range(8)),
@@ -105,7 +106,7 @@ class TestOrder:
         ]
 
     def test_reads_files_by_turns(self, tmp_path):
-        many = input_pipeline.open_records(write_set(tmp_path, [2] * 20), L, P)
+        many = record_sets.open_records(write_set(tmp_path, [2] * 20), L, P)
         row = stream(many, 40, block=1)
         files = [n // 2 for n in row]
         assert len(set(files[:16])) == 16 and files[:16] == files[16:32]
@@ -113,7 +114,7 @@ class TestOrder:
 
     def test_shuffles_uniformly_when_the_block_holds_all(self, tmp_path):
         # 400 epochs of 4 records: each of 24 orders 16.7 times; the bound is chi-squared's 1 in 10^6.
-        few = input_pipeline.open_records(write_set(tmp_path, (4,)), L, P)
+        few = record_sets.open_records(write_set(tmp_path, (4,)), L, P)
         row = stream(few, 400, batch_size=4, block=4)
         counts = collections.Counter(tuple(row[i : i + 4]) for i in range(0, 1600, 4))
         assert len(counts) == 24
@@ -146,11 +147,11 @@ class TestResume:
         assert stream(records, N, start=10**12 * N + N) == row[N:]
 
     def test_what_is_skipped_is_not_parsed(self, tmp_path):
-        good = features.serialize_batch(batch(range(20)))
+        good = features.serialize_batch(batch(range(20)), LAYOUT)
         write(tmp_path / "a.tfrecord", [*good[:9], b"no example at all", *good[10:]])
-        spoilt = input_pipeline.open_records(str(tmp_path / "a.tfrecord"), L, P)
+        spoilt = record_sets.open_records(str(tmp_path / "a.tfrecord"), L, P)
         assert stream(spoilt, 10, start=10, block=1) == list(range(10, 20))
-        with pytest.raises(checks.InputError, match="same features"), input_pipeline.clear_errors(spoilt):
+        with pytest.raises(checks.InputError, match="same features"), record_sets.clear_errors(spoilt):
             stream(spoilt, 10, start=9, block=1)
 
 
@@ -222,7 +223,7 @@ class TestForeignRecords:
         values = {k: v[0] for k, v in batch([number]).items()}
         example = tf.train.Example()
         for f in features.PRETRAINING:
-            feature = example.features.feature[getattr(f, kind)]
+            feature = example.features.feature[getattr(f, kind) or f.name]
             if f.dtype == "float32":
                 feature.float_list.value.extend(values[f.name])
             else:
@@ -232,7 +233,7 @@ class TestForeignRecords:
     @pytest.mark.parametrize("kind", ["name", "garden_name"])
     def test_train_as_they_are(self, tmp_path, kind):
         write(tmp_path / "tf_examples.tfrecord", [self.example(i, kind) for i in range(5)])
-        records = input_pipeline.open_records([str(tmp_path / "*.tfrecord")], L, P, VOCAB)
+        records = record_sets.open_records([str(tmp_path / "*.tfrecord")], L, P, VOCAB)
         assert records.counts == (5,) and records.about is None and records.tokenizer_digest is None
         assert sorted(stream(records, 5)) == list(range(5))
         (element,) = input_pipeline.eval_dataset(records, 5).as_numpy_iterator()
@@ -243,7 +244,7 @@ class TestForeignRecords:
         write(tmp_path / "a.tfrecord", [self.example(0, "name")])
         write(tmp_path / "b.tfrecord", [self.example(0, "garden_name")])
         with pytest.raises(checks.InputError, match=r"same feature names.*b\.tfrecord"):
-            input_pipeline.open_records(str(tmp_path / "*"), L, P)
+            record_sets.open_records(str(tmp_path / "*"), L, P)
 
 
 class TestOpen:
@@ -251,12 +252,12 @@ class TestOpen:
         write_set(tmp_path, (2, 3))
         a, b = (str(tmp_path / f"train-0000{i}.tfrecord") for i in (0, 1))
         for patterns in (str(tmp_path / "train*"), f"{b},{a}", [b, a], (a, str(tmp_path / "*1.tfrecord"), b)):
-            records = input_pipeline.open_records(patterns, L, P)
+            records = record_sets.open_records(patterns, L, P)
             assert (records.files, records.counts, records.total) == ((a, b), (2, 3), 5)
 
     def test_counts_by_records_json_where_it_knows(self, tmp_path):
         about = {"tokenizer_digest": VOCAB.digest, "files": {"train-00000.tfrecord": 2}}
-        records = input_pipeline.open_records(write_set(tmp_path, (2, 3), about), L, P, VOCAB)
+        records = record_sets.open_records(write_set(tmp_path, (2, 3), about), L, P, VOCAB)
         assert records.counts == (2, 3) and records.about == about and records.tokenizer_digest == VOCAB.digest
 
     @pytest.mark.parametrize("size", [0, 1, 300, 2000])
@@ -274,20 +275,20 @@ class TestOpen:
     )
     def test_refuses_other_lengths(self, tmp_path, length, predictions, message):
         with pytest.raises(checks.InputError, match=message):
-            input_pipeline.open_records(write_set(tmp_path, (2,)), length, predictions)
+            record_sets.open_records(write_set(tmp_path, (2,)), length, predictions)
 
     def test_refuses_records_of_another_tokenizer(self, tmp_path):
         pattern = write_set(tmp_path, (2,), {"tokenizer_digest": VOCAB.digest})
         message = f"tokenizer {VOCAB.digest[:12]} in the records, {OTHER.digest[:12]} in the run.*records.json"
         with pytest.raises(checks.InputError, match=message):
-            input_pipeline.open_records(pattern, L, P, OTHER)
+            record_sets.open_records(pattern, L, P, OTHER)
 
     def test_refuses_records_of_two_tokenizers(self, tmp_path):
         for name, maker in (("a", VOCAB), ("b", OTHER)):
             (tmp_path / name).mkdir()
             write_set(tmp_path / name, (2,), {"tokenizer_digest": maker.digest})
         with pytest.raises(checks.InputError, match="made with one tokenizer"):
-            input_pipeline.open_records(str(tmp_path / "*" / "train*"), L, P)
+            record_sets.open_records(str(tmp_path / "*" / "train*"), L, P)
 
     @pytest.mark.parametrize(
         "feature, value, message",
@@ -302,24 +303,24 @@ class TestOpen:
     def test_refuses_numbers_out_of_range_at_once_and_later(self, tmp_path, feature, value, message):
         bad = batch(range(3))
         bad[feature][1, -1] = value
-        good = features.serialize_batch(batch(range(input_pipeline.LOOK_AT)))
-        write(tmp_path / "first", features.serialize_batch(bad))
-        write(tmp_path / "later", good + features.serialize_batch(bad))
+        good = features.serialize_batch(batch(range(record_sets.LOOK_AT)), LAYOUT)
+        write(tmp_path / "first", features.serialize_batch(bad, LAYOUT))
+        write(tmp_path / "later", good + features.serialize_batch(bad, LAYOUT))
         with pytest.raises(checks.InputError, match=f"{message}.*first"):
-            input_pipeline.open_records(str(tmp_path / "first"), L, P, VOCAB)
-        records = input_pipeline.open_records(str(tmp_path / "later"), L, P, VOCAB)
+            record_sets.open_records(str(tmp_path / "first"), L, P, VOCAB)
+        records = record_sets.open_records(str(tmp_path / "later"), L, P, VOCAB)
         dataset = input_pipeline.eval_dataset(records, 1)
         if feature == "input_ids":
             dataset = input_pipeline.train_dataset(records, 1, 1, 0, 0, 1)
-        with pytest.raises(checks.InputError, match=f"{message}.*later"), input_pipeline.clear_errors(records):
+        with pytest.raises(checks.InputError, match=f"{message}.*later"), record_sets.clear_errors(records):
             numbers(dataset, 11)
 
     def test_refuses_negative_ids(self, tmp_path):
-        example = tf.train.Example.FromString(features.serialize_batch(batch([1]))[0])
+        example = tf.train.Example.FromString(features.serialize_batch(batch([1]), LAYOUT)[0])
         example.features.feature["input_ids"].int64_list.value[2] = -4
         write(tmp_path / "a", [example.SerializeToString()])
         with pytest.raises(checks.InputError, match=r"input_ids must be at least 0.*got -4"):
-            input_pipeline.open_records(str(tmp_path / "a"), L, P, VOCAB)
+            record_sets.open_records(str(tmp_path / "a"), L, P, VOCAB)
 
     def test_refuses_patterns_that_match_no_files(self, tmp_path):
         for pattern, message in (
@@ -328,11 +329,11 @@ class TestOpen:
             (str(tmp_path), r"a folder.*train-\*\.tfrecord"),
         ):
             with pytest.raises(checks.InputError, match=message):
-                input_pipeline.open_records(pattern, L, P)
+                record_sets.open_records(pattern, L, P)
 
     def test_refuses_what_holds_no_instance(self, tmp_path):
         with pytest.raises(checks.InputError, match="at least one instance; got none in 2 files"):
-            input_pipeline.open_records(write_set(tmp_path, (0, 0)), L, P)
+            record_sets.open_records(write_set(tmp_path, (0, 0)), L, P)
 
     @pytest.mark.parametrize("content", [b"text, and no records at all", gzip.compress(b"records"), b"?"])
     @pytest.mark.parametrize("counted", [False, True])
@@ -342,27 +343,27 @@ class TestOpen:
             (tmp_path / "records.json").write_text(json.dumps({"files": {"a": 3}}))
         damage = r"record 0, counted from 0, of .*/a\)"
         with pytest.raises(checks.InputError, match=damage):
-            input_pipeline.open_records(str(tmp_path / "a"), L, P)
+            record_sets.open_records(str(tmp_path / "a"), L, P)
 
     def test_refuses_another_count_than_records_json_states(self, tmp_path):
         for stated in (1, 3):
             pattern = write_set(tmp_path, (2,), {"files": {"train-00000.tfrecord": stated}})
             with pytest.raises(checks.InputError, match=f"as many instances.*got 2, not {stated} .at .*train-00000"):
-                input_pipeline.open_records(pattern, L, P)
+                record_sets.open_records(pattern, L, P)
 
     def test_refuses_other_messages(self, tmp_path):
         write(tmp_path / "a", [b"\xff\xff\xff\xff"])
         with pytest.raises(checks.InputError, match=r"must be tf.train.Examples.*record 0 of .*/a"):
-            input_pipeline.open_records(str(tmp_path / "a"), L, P)
+            record_sets.open_records(str(tmp_path / "a"), L, P)
         write(tmp_path / "a", [tf.train.Example().SerializeToString()])
         with pytest.raises(checks.InputError, match=r"seven features.*record 0 of .*/a"):
-            input_pipeline.open_records(str(tmp_path / "a"), L, P)
+            record_sets.open_records(str(tmp_path / "a"), L, P)
 
     def test_refuses_a_records_json_that_is_none(self, tmp_path):
         pattern = write_set(tmp_path, (2,))
         (tmp_path / "records.json").write_text("{")
         with pytest.raises(checks.InputError, match=r"records.json must hold JSON"):
-            input_pipeline.open_records(pattern, L, P)
+            record_sets.open_records(pattern, L, P)
 
 
 class TestDamage:
@@ -370,13 +371,13 @@ class TestDamage:
 
     def spoil(self, folder, change):
         pattern = write_set(folder, (3, 30), {"files": {"train-00000.tfrecord": 3, "train-00001.tfrecord": 30}})
-        records = input_pipeline.open_records(pattern, L, P, VOCAB)
+        records = record_sets.open_records(pattern, L, P, VOCAB)
         file = pathlib.Path(records.files[1])
         file.write_bytes(change(bytearray(file.read_bytes())))
         return records
 
     def read(self, records, dataset):
-        with input_pipeline.clear_errors(records):
+        with record_sets.clear_errors(records):
             for _ in itertools.islice(dataset, 40):
                 pass
 
@@ -418,7 +419,7 @@ class TestDamage:
                 self.read(records, dataset)
 
     def test_other_errors_pass_through(self, records):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="mine"), input_pipeline.clear_errors(records):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="mine"), record_sets.clear_errors(records):
             tf.debugging.Assert(False, ["mine"])
-        with pytest.raises(tf.errors.DataLossError), input_pipeline.clear_errors(records):
+        with pytest.raises(tf.errors.DataLossError), record_sets.clear_errors(records):
             raise tf.errors.DataLossError(None, None, "of a checkpoint")

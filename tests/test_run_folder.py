@@ -54,8 +54,13 @@ def test_changed_fields_are_named_and_others_are_not(tmp_path):
     assert "encoder.hidden_act: 'gelu' -> 'relu'; pretrain.learning_rate: 0.1 -> 0.2 (" in str(e.value)
     with pytest.raises(checks.InputError, match=r"records.train.instances: 13 -> 14"):
         make(tmp_path, program={**PROGRAM, "records": {"train": {"instances": 14}, "held_out": None}})
-    with pytest.raises(checks.InputError, match=r"pretrain.new: '\(nothing\)' -> 1"):
+    with pytest.raises(checks.InputError, match=r"pretrain.new: None -> 1"):
         make(tmp_path, program=changed(new=1))
+
+
+def test_a_flag_that_is_not_set_is_as_good_as_none(tmp_path):
+    trained(tmp_path)
+    assert make(tmp_path, program=changed(new=None)) == run_folder.read(str(tmp_path))
 
 
 def test_what_may_change_is_taken_over(tmp_path):

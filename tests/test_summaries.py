@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorboard import plugin_util
 from tensorboard.backend.event_processing import plugin_event_accumulator as event_accumulator
 
-from tests import tiny
+from tests import tiny, tiny_packed
 from tests.reports import HELD_OUT, TRAIN, Time
 from tfbert import checks, heads, hooks, progress, summaries
 from tfbert.text import vocab as vocab_lib
@@ -39,8 +39,8 @@ class TestGuesses:
         for b, record in enumerate(guessed):
             slots = [p for p in range(tiny.P) if features["masked_lm_weights"][b, p]]
             assert len(record.masked) == len(slots)
-            assert record.is_random == features["next_sentence_labels"][b, 0]
-            np.testing.assert_allclose(record.random_probability, next_sentence[b, 1], rtol=1e-5)
+            assert record.is_next == (features["next_sentence_labels"][b, 0] == 0)
+            np.testing.assert_allclose(record.not_next_probability, next_sentence[b, 1], rtol=1e-5)
             for p, masked in zip(slots, record.masked):
                 position = features["masked_lm_positions"][b, p]
                 assert masked.truth == vocab.tokens[features["masked_lm_ids"][b, p]]
@@ -89,6 +89,27 @@ class TestGuesses:
         assert guessed[0].segments == ("⟦1⟧ w2",)
         assert "second part" not in summaries.as_markdown(guessed)
 
+    def test_without_labels_of_sentences_nothing_is_said_of_them(self):
+        features = self.record(["w1", "w2"], {1: "w3"}, ["w5"])
+        model = heads.build_pretrainer(tiny.config())
+        assert "second part" in summaries.as_markdown(summaries.masked_guesses(model, features, vocabulary()))
+        del features["next_sentence_labels"]
+        (guessed,) = summaries.masked_guesses(model, features, vocabulary())
+        assert len(guessed.segments) == 2 and guessed.is_next is None
+        assert "second part" not in summaries.as_markdown([guessed])
+
+    def test_of_packed_rows_the_first_example_is_shown(self):
+        features = tiny.features()
+        batch = tiny_packed.pack(features, [[1, 0], [2], [3, 0]])
+        alone = tiny.randomize(heads.build_pretrainer(tiny.config()))
+        packed = tiny.randomize(heads.build_pretrainer(tiny.config(), packed=True))
+        expected = summaries.masked_guesses(alone, features, vocabulary())
+        for found, row in zip(summaries.masked_guesses(packed, batch, vocabulary()), (1, 2, 3), strict=True):
+            want = expected[row]
+            assert (found.segments, found.is_next) == (want.segments, want.is_next)
+            assert [(m.saw, m.truth) for m in found.masked] == [(m.saw, m.truth) for m in want.masked]
+            assert found.not_next_probability == pytest.approx(want.not_next_probability, rel=1e-4)
+
     def test_markdown_survives_tensorboard(self):
         """TensorBoard's own renderer makes of it what was meant, whatever the wordpieces are."""
         guesses = (("|", 0.5), ("*", 0.25), ("<b>", 0.125), ("_", 0.0625), ("w1", 0.01))
@@ -98,7 +119,7 @@ class TestGuesses:
             summaries.Masked("|", "|", guesses),
         )
         page = summaries.as_markdown(
-            [summaries.Guessed(("# | *it* <b> `⟦1⟧` _", "- ⟦2⟧⟦3⟧ &amp;"), masked, True, 0.75)]
+            [summaries.Guessed(("# | *it* <b> `⟦1⟧` _", "- ⟦2⟧⟦3⟧ &amp;"), masked, False, 0.75)]
         )
         page = plugin_util.markdown_to_safe_html(page)
         assert "2 among the first 5" in page and "1 of 3 words right" in page
@@ -114,7 +135,7 @@ class TestGuesses:
             ["2", "w9", "the word itself"],
             ["3", "|", "the word itself"],
         ]
-        assert "75 % to a random one: ✓ right" in text
+        assert "does not follow the first; the model gives 75 % to that: ✓ right" in text
 
 
 def read(folder):

@@ -29,10 +29,11 @@ def examples(seed, count):
     return batch
 
 
-def write(path, batch):
-    """Writes features as one TFRecord file."""
+def write(path, batch, layout=None):
+    """Writes features as one TFRecord file; by default in Google's layout, of the features' own sizes."""
+    layout = layout or features.Layout(batch["input_ids"].shape[1], batch["masked_lm_ids"].shape[1])
     with tf.io.TFRecordWriter(str(path)) as file:
-        for record in features.serialize_batch(batch):
+        for record in features.serialize_batch(batch, layout):
             file.write(record)
 
 

@@ -69,9 +69,11 @@ def _print_learning(run_dir):
         ("next_sentence_accuracy", "NSP accuracy"),
         ("next_sentence_loss", "NSP loss"),
     ):
-        print(f"  {title:<28} {first[name]:>11.4f}   {last[name]:>11.4f}")
+        if name in last:
+            print(f"  {title:<28} {first[name]:>11.4f}   {last[name]:>11.4f}")
     print(f"  {'always the commonest token':<28} {last['masked_lm_unigram_accuracy']:>11.4f}   (MLM baseline)")
-    print(f"  {'a coin':<28} {0.5:>11.4f}   (NSP baseline)")
+    if "next_sentence_accuracy" in last:
+        print(f"  {'a coin':<28} {0.5:>11.4f}   (NSP baseline)")
 
 
 def run(demo):

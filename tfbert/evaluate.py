@@ -1,4 +1,4 @@
-"""Scores a run on held-out records: the four metrics of pre-training, and a baseline.
+"""Scores a run on held-out records: the metrics of pre-training, and a baseline.
 
 python -m tfbert.evaluate --run_dir=out/run --input_file='out/records/held_out-*'
 """
@@ -10,7 +10,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfbert import checks, config, held_out, input_pipeline, run_folder
+from tfbert import checks, config, held_out, record_sets, run_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class EvaluateConfig:
     run_dir: str = config.field("", "The run folder.")
     input_file: tuple[str, ...] = config.field((), "Globs of TFRecord files, of the run's lengths.")
     checkpoint: str = config.field("", "One of the run's, such as ckpt-1000; by default the newest.")
-    eval_batch_size: int = config.field(32, "Sequences a batch.", lower_bound=1)
+    eval_batch_size: int = config.field(32, "Rows a batch.", lower_bound=1)
     max_eval_steps: int | None = config.field(None, "Batches; by default all.", lower_bound=1)
 
     def __post_init__(self):
@@ -30,16 +30,24 @@ class EvaluateConfig:
 
 
 def evaluate(flags):
-    """{name: value}: "step", "instances", "loss", the four metrics and `masked_lm_unigram_accuracy`.
+    """{name: value}: "step", "instances", and what `held_out.HeldOut.evaluate` gives.
 
     Raises:
         InputError: not a run folder, no such checkpoint, or records that do not fit the run.
     """
-    model, run, step = run_folder.load_pretrainer(flags.run_dir, flags.checkpoint or None)
+    run = run_folder.read(flags.run_dir)
     made_with = run.config["pretrain"]
-    records = input_pipeline.open_records(
+    records = record_sets.open_records(
         flags.input_file, made_with["max_seq_length"], made_with["max_predictions_per_seq"], run.vocab
     )
+    trained_on = run.config["records"]["train"].get("sentence_objective", record_sets.NEXT_SENTENCE)
+    checks.require(
+        records.sentence_objective == trained_on,
+        "records must have the sentence_objective that the run was trained on",
+        f"{records.sentence_objective}, and {trained_on} in the run",
+        flags.input_file[0],
+    )
+    model, _, step = run_folder.load_pretrainer(flags.run_dir, flags.checkpoint or None, packed=records.packed)
     evaluation = held_out.HeldOut(
         tf.distribute.get_strategy(), model, records, flags.eval_batch_size, flags.max_eval_steps
     )

@@ -2,15 +2,20 @@
 
 import numpy as np
 
-from tfbert import distribution, input_pipeline, objectives, train_loop
+from tfbert import distribution, input_pipeline, objectives, record_sets, train_loop
 
-PRETRAINING = train_loop.Objective(
-    losses=objectives.pretraining_losses,
-    weights=objectives.pretraining_weights,
-    metrics=objectives.pretraining_metrics,
-    loss_names=("masked_lm_loss", "next_sentence_loss"),
-    metric_names=("masked_lm_accuracy", "next_sentence_accuracy"),
-)
+
+def objective(records):
+    """The `train_loop.Objective` of records: both tasks, or the masked language model alone."""
+    sentences = records.sentence_objective != record_sets.NO_SENTENCES
+    tasks = ("masked_lm", "next_sentence") if sentences else ("masked_lm",)
+    return train_loop.Objective(
+        losses=objectives.pretraining_losses,
+        weights=objectives.pretraining_weights,
+        metrics=objectives.pretraining_metrics,
+        loss_names=tuple(f"{task}_loss" for task in tasks),
+        metric_names=tuple(f"{task}_accuracy" for task in tasks),
+    )
 
 
 def unigram_accuracy(batches):
@@ -40,7 +45,7 @@ class HeldOut:
 
     Args:
         strategy: The `tf.distribute.Strategy` that the model was built under.
-        model: Of `heads.build_pretrainer`.
+        model: Of `heads.build_pretrainer`, packed if `records.packed`.
         records: The `RecordSet`.
         batch_size: Sequences a batch, over all replicas.
         max_batches: Only that many; None for all.
@@ -55,10 +60,10 @@ class HeldOut:
 
         self._records = records
         self.instances = min(records.total, batch_size * max_batches if max_batches else records.total)
-        self._evaluator = train_loop.Evaluator(strategy, model, PRETRAINING)
+        self._evaluator = train_loop.Evaluator(strategy, model, objective(records))
         self._dataset = distribution.distribute(strategy, make_dataset)
         self._plain_dataset = make_dataset()
-        with input_pipeline.clear_errors(records):
+        with record_sets.clear_errors(records):
             self._unigram_accuracy = unigram_accuracy(self._plain_dataset.as_numpy_iterator())
 
     def some(self, count):
@@ -67,7 +72,7 @@ class HeldOut:
         return {name: value[: min(count, self.instances)] for name, value in first.items()}
 
     def evaluate(self, stop=None):
-        """{name: value}: "loss", the four metrics and `masked_lm_unigram_accuracy`.
+        """{name: value}: "loss", loss and accuracy of each task, and `masked_lm_unigram_accuracy`.
 
         Args:
             stop: A `train_loop.StopRequest`, or None.
@@ -75,6 +80,6 @@ class HeldOut:
         Returns:
             None if `stop` asked before the end.
         """
-        with input_pipeline.clear_errors(self._records):
+        with record_sets.clear_errors(self._records):
             metrics = self._evaluator.evaluate(self._dataset, stop)
         return metrics and {**metrics, "masked_lm_unigram_accuracy": self._unigram_accuracy}

@@ -110,27 +110,38 @@ class SpeedFile(JsonLines):
 
     Args:
         path: The file.
-        batch_size: Sequences in an optimizer step, over all replicas.
+        batch_size: Rows in an optimizer step, over all replicas.
         resume_step: As of `JsonLines`.
+        max_seq_length: Tokens in a row; None leaves tokens a second out.
     """
 
-    def __init__(self, path, batch_size, resume_step=None):
+    def __init__(self, path, batch_size, resume_step=None, max_seq_length=None):
         super().__init__(path, resume_step)
+        self._max_seq_length = max_seq_length
         self._clock = progress.Clock(batch_size, resume_step or 0)
 
     def __call__(self, step, metrics, split):
-        """Appends {"step", "sequences_per_second", "seconds"} of the steps since the line before."""
+        """Appends {"step", what `progress.speeds` gives, "seconds"} of the steps since the line before."""
         lap = self._clock.lap(step, split)
         if lap:
             speed, seconds = lap
-            self.write(step=int(step), sequences_per_second=round(speed, 2), seconds=round(seconds, 3))
+            values = {**progress.speeds(speed, metrics, self._max_seq_length), "seconds": seconds}
+            self.write(step=int(step), **{name: round(value, 3) for name, value in values.items()})
 
 
 metrics_file, speed_file = MetricsFile, SpeedFile
 
 
 def of_run(
-    run_dir, num_train_steps, batch_size, resume_step=None, hparams=None, model=None, guess_features=None, vocab=None
+    run_dir,
+    num_train_steps,
+    batch_size,
+    resume_step=None,
+    hparams=None,
+    model=None,
+    guess_features=None,
+    vocab=None,
+    max_seq_length=None,
 ):
     """All hooks of a training run, to be called in this order.
 
@@ -140,16 +151,16 @@ def of_run(
     Args:
         run_dir: The run folder.
         num_train_steps: Optimizer steps that the run will have at its end.
-        batch_size: Sequences in an optimizer step, over all replicas.
+        batch_size: Rows in an optimizer step, over all replicas.
         resume_step: Step of the restored checkpoint; None for a new run.
-        hparams: See `summaries.TensorBoard`, as `model`, `guess_features` and `vocab`.
+        hparams: See `summaries.TensorBoard`, as `model`, `guess_features`, `vocab` and `max_seq_length`.
 
     Returns:
         A list of hooks.
     """
     return [
         metrics_file(os.path.join(run_dir, METRICS_FILE), resume_step),
-        tensorboard(run_dir, batch_size, resume_step, hparams, model, guess_features, vocab),
-        speed_file(os.path.join(run_dir, SPEED_FILE), batch_size, resume_step),
+        tensorboard(run_dir, batch_size, resume_step, hparams, model, guess_features, vocab, max_seq_length),
+        speed_file(os.path.join(run_dir, SPEED_FILE), batch_size, resume_step, max_seq_length),
         progress_line(num_train_steps, batch_size, resume_step or 0),
     ]

@@ -1,4 +1,4 @@
-"""Pre-trains BERT on masked records: masked language model and next sentence prediction.
+"""Pre-trains BERT on records of text: masked language model, and next sentence or sentence order prediction.
 
     python -m tfbert.pretrain --flagfile=base.flags
 
@@ -27,10 +27,12 @@ from tfbert import (
     held_out,
     hooks,
     input_pipeline,
+    record_sets,
     run_folder,
     train_loop,
 )
 from tfbert.optimizers import adamw, param_groups, schedules
+from tfbert.text import selection
 from tfbert.text import vocab as vocab_lib
 
 GUESSES = 4  # held-out records that TensorBoard shows the model's answers on
@@ -62,11 +64,20 @@ class PretrainConfig:
     bert_config_file: str = config.field("", "A bert_config.json; this or model.")
     model: str = config.field("", "A published size; this or bert_config_file.", choices=("", *config.PRESETS))
     init_checkpoint: str = config.field("", "A run folder, or a checkpoint prefix in one, to take weights from.")
-    max_seq_length: int = config.field(128, "Wordpieces a sequence, as the records have.", lower_bound=4)
-    max_predictions_per_seq: int = config.field(20, "Masked wordpieces a sequence, at most.", lower_bound=1)
-    train_batch_size: int = config.field(32, "Sequences an optimizer step, over all replicas.", lower_bound=1)
+    max_seq_length: int = config.field(128, "Wordpieces a row, as the records have.", lower_bound=4)
+    max_predictions_per_seq: int = config.field(20, "Masked wordpieces a row, at most.", lower_bound=1)
+    mask_unit: str | None = config.field(
+        None, "What to mask together in unmasked records; by default as they say.", choices=tuple(selection.UNITS)
+    )
+    masked_lm_prob: float | None = config.field(
+        None,
+        "Share of the tokens to mask in unmasked records; by default as they say.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    train_batch_size: int = config.field(32, "Rows of records an optimizer step, over all replicas.", lower_bound=1)
     gradient_accumulation_steps: int = config.field(1, "Parts that a step's batch is computed in.", lower_bound=1)
-    eval_batch_size: int = config.field(32, "Sequences a batch of evaluation, over all replicas.", lower_bound=1)
+    eval_batch_size: int = config.field(32, "Rows a batch of evaluation, over all replicas.", lower_bound=1)
     learning_rate: float = config.field(1e-4, "Peak learning rate.", lower_bound=0.0)
     num_train_steps: int = config.field(100_000, "Optimizer steps.", lower_bound=1)
     num_warmup_steps: int = config.field(10_000, "Steps in which the learning rate rises.", lower_bound=0)
@@ -140,7 +151,15 @@ def _about(records):
         return None
     files = {os.path.basename(f): n for f, n in zip(records.files, records.counts)}
     size = sum(tf.io.gfile.stat(f).length for f in records.files)
-    return {"files": files, "instances": records.total, "bytes": size, "tokenizer_digest": records.tokenizer_digest}
+    about = {"files": files, "instances": records.total, "bytes": size, "tokenizer_digest": records.tokenizer_digest}
+    # What is not as in Google's records.
+    if records.layout.max_sequences_per_pack:
+        about["max_sequences_per_pack"] = records.layout.max_sequences_per_pack
+    if records.sentence_objective != record_sets.NEXT_SENTENCE:
+        about["sentence_objective"] = records.sentence_objective
+    if records.masking:
+        about["masking"] = records.masking._asdict()
+    return about
 
 
 def _evaluated(run_dir, step):
@@ -152,15 +171,17 @@ def _evaluated(run_dir, step):
     return False
 
 
-def _build(flags, encoder, strategy):
-    """(model, optimizer), built under the strategy; fresh weights are a function of the seed."""
+def _build(flags, encoder, strategy, records):
+    """(model, optimizer, schedule), built under the strategy for records; fresh weights are a function of the seed."""
     keras.utils.set_random_seed(flags.random_seed)
     schedule = schedules.linear_warmup_linear_decay(flags.learning_rate, flags.num_warmup_steps, flags.num_train_steps)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if flags.mixed_precision == "bfloat16" else "float32")
     try:
         with strategy.scope():
-            model = heads.build_pretrainer(encoder)
+            model = heads.build_pretrainer(encoder, packed=records.packed)
+            if records.sentence_objective == record_sets.NO_SENTENCES:
+                heads.freeze_next_sentence(model)
             decays = param_groups.decay_mask([v.path for v in model.trainable_variables])
             optimizer = adamw.AdamW(schedule, flags.weight_decay, decays=decays.__getitem__)
             optimizer.build(model.trainable_variables)
@@ -189,18 +210,28 @@ def _say(text):
 def _open_records(flags, vocab):
     """(records to train on, held-out records or None)."""
     sizes = flags.max_seq_length, flags.max_predictions_per_seq, vocab
-    records = input_pipeline.open_records(flags.input_file, *sizes)
-    return records, input_pipeline.open_records(flags.eval_input_file, *sizes) if flags.eval_input_file else None
+    records = record_sets.open_records(flags.input_file, *sizes, flags.mask_unit, flags.masked_lm_prob)
+    if not flags.eval_input_file:
+        return records, None
+    held_out_records = record_sets.open_records(flags.eval_input_file, *sizes)
+    checks.require(
+        held_out_records.sentence_objective == records.sentence_objective,
+        "held-out records must have the sentence_objective of those to train on",
+        f"{held_out_records.sentence_objective}, and {records.sentence_objective} in training",
+        flags.eval_input_file[0],
+    )
+    packed = records.packed or held_out_records.packed  # one model takes both
+    return tuple(dataclasses.replace(r, packed=packed) for r in (records, held_out_records))
 
 
 def _train(flags, run, strategy, records, held_out_records):
     """Builds, restores and trains; returns (step reached, the signal that stopped it or None)."""
-    model, optimizer, schedule = _build(flags, run.encoder, strategy)
+    model, optimizer, schedule = _build(flags, run.encoder, strategy, records)
     trainer = train_loop.Trainer(
         strategy,
         model,
         optimizer,
-        held_out.PRETRAINING,
+        held_out.objective(records),
         flags.gradient_accumulation_steps,
         flags.clip_norm,
         flags.random_seed,
@@ -248,8 +279,9 @@ def _train(flags, run, strategy, records, held_out_records):
         model=model,
         guess_features=evaluation and evaluation.some(GUESSES),
         vocab=run.vocab,
+        max_seq_length=flags.max_seq_length,
     )
-    with train_loop.closing(logs), train_loop.StopRequest() as stop, input_pipeline.clear_errors(records):
+    with train_loop.closing(logs), train_loop.StopRequest() as stop, record_sets.clear_errors(records):
         step = train_loop.train(
             trainer,
             iter(distribution.distribute(strategy, make_dataset)),

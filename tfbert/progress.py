@@ -66,6 +66,22 @@ class Clock:
         return max(0, num_train_steps - last_step) * (last - first) / (last_step - first_step)
 
 
+def speeds(rows_per_second, metrics, max_seq_length):
+    """{name: value} of the speed: rows a second, and tokens that are no padding where that can be told.
+
+    Rows alone mislead: a packed row takes as long as one that is mostly padding, and teaches several times as much.
+
+    Args:
+        rows_per_second: Of `Clock.lap`.
+        metrics: Of the report, with the share of padding or not.
+        max_seq_length: Tokens in a row, or None.
+    """
+    known = {"sequences_per_second": rows_per_second}
+    if max_seq_length and "padding_share" in metrics:
+        known["tokens_per_second"] = rows_per_second * max_seq_length * (1 - metrics["padding_share"])
+    return known
+
+
 def duration(seconds):
     """`0:07`, `12:05`, `3:04:09` or `2d 03:04`: how people write spans of time."""
     seconds = round(seconds)

@@ -73,8 +73,8 @@ def _changes(before, now, path=""):
     """`name: before -> now` for each leaf in which two JSON values differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         names = [*before, *(n for n in now if n not in before)]
-        missing = "(nothing)"
-        return [line for n in names for line in _changes(before.get(n, missing), now.get(n, missing), f"{path}{n}.")]
+        # What is not there is as good as null: a run goes on with a version that has more flags.
+        return [line for n in names for line in _changes(before.get(n), now.get(n), f"{path}{n}.")]
     return [] if before == now else [f"{path[:-1]}: {before!r} -> {now!r}"]
 
 
@@ -197,12 +197,13 @@ def split(path):
     return (path, None) if os.path.isdir(path) else os.path.split(path)
 
 
-def load_pretrainer(run_dir, checkpoint=None):
+def load_pretrainer(run_dir, checkpoint=None, packed=False):
     """Builds the pre-training model of a run folder, in float32, with its weights.
 
     Args:
         run_dir: The run folder.
         checkpoint: None for the newest, a step, or a name `ckpt-N`.
+        packed: Whether the model is to take rows of several examples; the weights are the same either way.
 
     Returns:
         (keras.Model of `heads.build_pretrainer`, `RunFolder`, step of the checkpoint).
@@ -215,7 +216,7 @@ def load_pretrainer(run_dir, checkpoint=None):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
-        model = heads.build_pretrainer(run.encoder)
+        model = heads.build_pretrainer(run.encoder, packed)
     finally:
         keras.config.set_dtype_policy(policy)
     checkpoints.restore_model(prefix, model)

@@ -37,14 +37,15 @@ class Guessed:
     Attributes:
         segments: Its one or two texts; masked wordpieces are ⟦1⟧, ⟦2⟧, ... there.
         masked: A `Masked` for each of those, in that order.
-        is_random: The truth of next sentence prediction.
-        random_probability: What the model gives to a random second segment.
+        is_next: Whether the second text follows the first; None if the record does not tell.
+        not_next_probability: What the model gives to a second text that does not: a random one, or one that
+            stood before the first.
     """
 
     segments: tuple
     masked: tuple
-    is_random: bool
-    random_probability: float
+    is_next: bool | None
+    not_next_probability: float
 
 
 def readable(pieces):
@@ -60,33 +61,33 @@ def readable(pieces):
 
 
 def masked_guesses(model, features, vocab, top_k=5):
-    """Lets the model fill the masked places of records.
+    """Lets the model fill the masked places of records; of packed rows, those of the first example.
 
     Args:
         model: Of `heads.build_pretrainer`.
-        features: {name: int32 or float32 [B, ...]} of `features.PRETRAINING`, a handful of records.
+        features: {name: int32 or float32 [B, ...]} of a handful of records, as the input pipeline gives them.
         vocab: The `Vocab` that the records were made with.
         top_k: Answers for each place.
 
     Returns:
         A list of B `Guessed`.
     """
-    names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
-    outputs = model({name: tf.convert_to_tensor(features[name]) for name in names}, training=False)
+    outputs = model({x.name: tf.convert_to_tensor(features[x.name]) for x in model.inputs}, training=False)
     likely, ids = tf.math.top_k(tf.nn.softmax(outputs["masked_lm_logits"]), min(top_k, len(vocab)))  # [B, P, K]
-    is_random = tf.nn.softmax(outputs["next_sentence_logits"])[:, 1].numpy()  # [B]
+    not_next = tf.nn.softmax(outputs["next_sentence_logits"]).numpy().reshape(len(ids), -1)[:, 1]  # [B]
     likely, ids = likely.numpy(), ids.numpy()
     records = {name: np.asarray(value) for name, value in features.items()}
     return [
-        _guessed({name: value[row] for name, value in records.items()}, ids[row], likely[row], is_random[row], vocab)
+        _guessed({name: value[row] for name, value in records.items()}, ids[row], likely[row], not_next[row], vocab)
         for row in range(len(ids))
     ]
 
 
-def _guessed(record, ids, likely, is_random, vocab):
+def _guessed(record, ids, likely, not_next, vocab):
     """The `Guessed` of one record: its features without the batch, [P, K] answers, and a probability."""
     pieces = [vocab.tokens[i] for i in record["input_ids"]]
-    slots = np.flatnonzero(record["masked_lm_weights"] > 0)
+    first = record["input_mask"] == 1  # packed rows number their examples
+    slots = np.flatnonzero((record["masked_lm_weights"] > 0) & first[record["masked_lm_positions"]])
     slots = slots[np.argsort(record["masked_lm_positions"][slots])]
     masked = []
     for number, slot in enumerate(slots, 1):
@@ -95,10 +96,11 @@ def _guessed(record, ids, likely, is_random, vocab):
         masked.append(Masked(pieces[place], truth, guesses))
         # A place inside a word stays joined to it.
         pieces[place] = ("##" if truth.startswith("##") else "") + f"⟦{number}⟧"
-    is_text = (record["input_mask"] > 0) & ~np.isin(record["input_ids"], (vocab.cls_id, vocab.sep_id))
+    is_text = first & ~np.isin(record["input_ids"], (vocab.cls_id, vocab.sep_id))
     segments = [is_text & (record["segment_ids"] == s) for s in (0, 1)]
     texts = [readable([pieces[i] for i in np.flatnonzero(s)]) for s in segments if s.any()]
-    return Guessed(tuple(texts), tuple(masked), bool(record["next_sentence_labels"].item()), float(is_random))
+    is_next = bool(record["next_sentence_labels"][0] == 0) if "next_sentence_labels" in record else None
+    return Guessed(tuple(texts), tuple(masked), is_next, float(not_next))
 
 
 def _escaped(text):
@@ -132,14 +134,11 @@ def as_markdown(guessed):
             f"{among} among the first {answers}"
         )
         page += [re.sub("⟦([0-9]+)⟧", r"**⟦\1⟧**", f"> {_escaped(text)}") + "\n" for text in record.segments]
-        if len(record.segments) == 2:
-            truth = "a random one" if record.is_random else "the next"
-            believed = (record.random_probability > 0.5) == record.is_random
-            mark = "✓ right" if believed else "✗ wrong"
-            page.append(
-                f"The second part is {truth}; the model gives {100 * record.random_probability:.0f} % "
-                f"to a random one: {mark}.\n"
-            )
+        if len(record.segments) == 2 and record.is_next is not None:
+            truth = "follows" if record.is_next else "does not follow"
+            given = 1 - record.not_next_probability if record.is_next else record.not_next_probability
+            mark = "✓ right" if given > 0.5 else "✗ wrong"
+            page.append(f"The second part {truth} the first; the model gives {100 * given:.0f} % to that: {mark}.\n")
         titles = ["place", "truth", "the model saw", *(f"guess {k + 1}" for k in range(answers))]
         page.append(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
         page[-1] += "".join(f"\n{_row(i, m)}" for i, m in enumerate(places, 1)) + "\n"
@@ -228,18 +227,28 @@ class TensorBoard:
 
     Args:
         run_dir: The run folder.
-        batch_size: Sequences in an optimizer step, over all replicas.
+        batch_size: Rows in an optimizer step, over all replicas.
         resume_step: Step of the restored checkpoint; None for a new run.
         hparams: {name: value} of the configuration, for the HParams panel; what is not set is left out.
         model: If given, each held-out report also brings histograms of its weights.
         guess_features: If given, features of a handful of held-out records: each held-out report also
             brings what the model guesses on them.
         vocab: The run's `Vocab`; goes with `guess_features`.
+        max_seq_length: Tokens in a row. If given, the speed is also reported in tokens that are no padding.
     """
 
     def __init__(
-        self, run_dir, batch_size, resume_step=None, hparams=None, model=None, guess_features=None, vocab=None
+        self,
+        run_dir,
+        batch_size,
+        resume_step=None,
+        hparams=None,
+        model=None,
+        guess_features=None,
+        vocab=None,
+        max_seq_length=None,
     ):
+        self._max_seq_length = max_seq_length
         self._clock = progress.Clock(batch_size, resume_step or 0)
         self._model, self._guess_features, self._vocab = model, guess_features, vocab
         self._folder = os.path.join(run_dir, FOLDER)
@@ -267,7 +276,7 @@ class TensorBoard:
     def __call__(self, step, metrics, split):
         """Writes a report."""
         lap = self._clock.lap(step, split)
-        values = {**metrics, "sequences_per_second": lap[0]} if lap else metrics
+        values = {**metrics, **progress.speeds(lap[0], metrics, self._max_seq_length)} if lap else metrics
         with _writing(self._folder), self._writers[split].as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(tag(name), value)

@@ -277,7 +277,7 @@ class Trainer:
         if unused:
             raise ValueError(f"Every trainable variable must have a gradient; {unused} have none.")
         sums = self._objective.reports(losses, self._objective.metrics(outputs, features))
-        mask = tf.cast(features["input_mask"], tf.float32)
+        mask = tf.cast(features["input_mask"] > 0, tf.float32)
         size = tf.cast(tf.size(mask), tf.float32)
         padding = tf.stack([size - tf.reduce_sum(mask), size])
         return [tf.convert_to_tensor(g) for g in gradients], tf.concat([sums, [padding]], 0)
