@@ -1,22 +1,24 @@
 """Where text comes from: files, the embedded documentation, or TensorFlow Datasets.
 
-Every source gives documents, each a list of sentences, in an order that is always the same. What
-held-out means is decided here, by content alone, so that no program can mix it up.
+Every source gives documents, each a list of sentences, in an order that is always the same, and is cut
+into spans that can be read each by itself, by any process, to the same documents. What held-out means is
+decided here, by content alone, so that no program can mix it up.
 """
 
+import collections
 import dataclasses
-import glob
-import gzip
 import hashlib
 import os
-import zlib
 from typing import NamedTuple
 
-from data_prep import pydocs, seen, sentences
+from data_prep import datasets, json_lines, pydocs, seen, sentences, tables, text_files, texts
+from data_prep.text_files import Span
 from tfbert import checks
 from tfbert.config import check_bounds, field
 
-SOURCES = ("text", "pydocs", "tfds")
+SOURCES = ("text", "pydocs", "tfds", "jsonl", "parquet")
+FILE_SOURCES = ("text", "jsonl", "parquet")
+ENDINGS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".json.gz": "jsonl", ".parquet": "parquet"}
 COUNTS = (
     "documents_read",
     "documents_empty",
@@ -33,38 +35,53 @@ class CorpusConfig:
     """Which text, and how much of it is held out."""
 
     source: str | None = field(
-        None, "Where text comes from; default: text with --input_file, tfds with --tfds.", choices=SOURCES
+        None,
+        "Where text comes from; default: tfds with --tfds, and with --input_file what its ending says: jsonl for "
+        ".jsonl, .jsonl.gz and .json.gz, parquet for .parquet, else text.",
+        choices=SOURCES,
     )
     input_file: tuple[str, ...] = field(
-        (), "source=text: files or globs, plain or .gz; one sentence a line, a blank line between documents."
+        (),
+        "Files or globs. source=text: plain or .gz; one sentence a line, a blank line between documents. "
+        "source=jsonl: plain or .gz; one document a line. source=parquet: one document a row.",
     )
     split_sentences: bool = field(
         False, "source=text: lines are paragraphs of raw prose, which are split into sentences."
+    )
+    text_feature: str = field(
+        "text", "source=jsonl, parquet: key or column of the text; a.b is the key b in the JSON object under a."
     )
     tfds: str = field("", "source=tfds: a dataset of TensorFlow Datasets, e.g. wikipedia/20230601.en.")
     tfds_split: str = field("train", "source=tfds: its split.")
     tfds_feature: str = field("text", "source=tfds: its feature that holds the text of a document.")
     tfds_data_dir: str = field("", "source=tfds: the folder of prepared datasets; TFDS's own default if empty.")
     tfds_download: bool = field(False, "source=tfds: download and prepare the dataset if it is not there.")
+    errors: str = field(
+        "strict", "Text that is not UTF-8: an error, or U+FFFD in its place.", choices=("strict", "replace")
+    )
+    dedup: str = field(
+        "document",
+        "Exact repetitions to drop: documents, single sentences wherever they stand, or none.",
+        choices=("document", "sentence", "none"),
+    )
     held_out_fraction: float = field(
         0.02, "Share of documents that are held out, chosen by a hash of their text.", lower_bound=0.0, upper_bound=1.0
     )
 
     def __post_init__(self):
         check_bounds(self)
-        given = {"text": bool(self.input_file), "tfds": bool(self.tfds)}
         if self.source is None:
-            object.__setattr__(self, "source", next((s for s, is_given in given.items() if is_given), None))
+            object.__setattr__(self, "source", "tfds" if self.tfds else self._source_of_files())
         checks.require(
             self.source is not None,
             "a corpus must be given",
             "neither input_file nor tfds",
             do="Pass --input_file=FILES, --tfds=NAME, or --source=pydocs for the documentation of installed packages",
         )
-        for source, flag in (("text", "input_file"), ("tfds", "tfds")):
+        for sources, flag in ((FILE_SOURCES, "input_file"), (("tfds",), "tfds")):
             checks.require(
-                given[source] == (self.source == source),
-                f"--{flag} must be given with --source={source}, and only then",
+                bool(getattr(self, flag)) == (self.source in sources),
+                f"--{flag} must be given with --source={'|'.join(sources)}, and only then",
                 f"source={self.source}, {flag}={getattr(self, flag)!r}",
             )
         checks.require(
@@ -72,57 +89,136 @@ class CorpusConfig:
             "--split_sentences is for text files; the other sources are always split",
             f"source={self.source}, split_sentences=True",
         )
+        checks.require(
+            self.source in ("jsonl", "parquet") or self.text_feature == "text",
+            "--text_feature must be given with --source=jsonl|parquet only",
+            f"source={self.source}, text_feature={self.text_feature!r}",
+        )
+
+    def _source_of_files(self):
+        """The source that all of `input_file` ends like, or None if there is none."""
+        found = {}
+        for pattern in self.input_file:
+            ending = next((e for e in ENDINGS if pattern.endswith(e)), "")
+            found[ENDINGS.get(ending, "text")] = pattern
+        checks.require(
+            len(found) < 2,
+            "input_file must be of one kind, or its kind be given",
+            " and ".join(f"{pattern} ({source})" for source, pattern in found.items()),
+            do="Pass --source, or prepare them one after another",
+        )
+        return next(iter(found), None)
 
 
 class Document(NamedTuple):
-    """A document: its sentences (UTF-8, none empty), its side, and where it was read."""
+    """A document: its sentences (UTF-8, stripped, none empty), and where it was read."""
+
+    sentences: list
+    where: str
+
+
+class HeldDocument(NamedTuple):
+    """A document with its side."""
 
     sentences: list
     held_out: bool
     where: str
 
 
-def documents(config, counts):
-    """Streams the documents of a corpus.
+def spans(config):
+    """The parts of a corpus that can be read by themselves, in its order.
 
-    Exact duplicates of a document are dropped. Memory holds one document (or one batch of them where
-    sentences are split) and 16 bytes for each document that was read.
+    They follow from the config and the inputs alone: of text files about 4 MB each, of large corpora
+    1/4096; of gzipped files and pydocs the whole; of Parquet files row groups; of TFDS examples.
 
     Args:
         config: A `CorpusConfig`.
-        counts: A Counter; gets `COUNTS`: documents_read = documents_empty (no text, or for pydocs too
-            little) + documents_duplicate + documents_train + documents_held_out, and of the last two the
-            sentences and bytes. A source may add its own.
 
-    Yields:
-        `Document`s, in a fixed order.
+    Returns:
+        A list of `Span`.
 
     Raises:
-        InputError: an input cannot be read or is not UTF-8, or there is no document in all of it.
+        InputError: an input is not there or cannot be read.
     """
-    read = {"text": _text, "pydocs": _pydocs, "tfds": _tfds}[config.source]
-    known = seen.Seen()
-    counts.update(dict.fromkeys(COUNTS, 0))
-    for where, texts in read(config, counts):
+    if config.source == "pydocs":
+        return [Span("pydocs", 0, 1)]
+    if config.source == "tfds":
+        return datasets.spans(config)
+    files = text_files.input_files(config.input_file)
+    return tables.spans(config, files) if config.source == "parquet" else text_files.spans(files)
+
+
+def identity(config):
+    """What says which input it is, as JSON can hold it: a run that goes on must find the same.
+
+    Args:
+        config: A `CorpusConfig`.
+
+    Returns:
+        A list: [name, bytes, time of change in ns] for each file, [name, version] for what pydocs reads,
+        and [name with version, split, feature, examples] for a dataset.
+    """
+    if config.source == "pydocs":
+        return pydocs.versions()
+    if config.source == "tfds":
+        return datasets.identity(config)
+    files = [(path, os.stat(path)) for path in text_files.input_files(config.input_file)]
+    return [[path, status.st_size, status.st_mtime_ns] for path, status in files]
+
+
+def read(config, span, counts):
+    """Streams the documents of a span, empty ones and repeated ones too.
+
+    Memory holds some megabytes, whatever there is to read: a line or paragraph of more than
+    `texts.MAX_LINE` becomes several sentences, a document of more than `texts.MAX_DOCUMENT` several
+    documents, and nothing is dropped.
+
+    Args:
+        config: A `CorpusConfig`.
+        span: One of `spans(config)`.
+        counts: A Counter; gets documents_read (a document that was cut counts as often as it has pieces),
+            documents_empty, sentences, bytes (with a line end each), lines_cut (lines that were),
+            documents_cut (the cuts), with --errors=replace characters_replaced and texts_replaced, and a
+            source's own.
+
+    Yields:
+        `Document`s, in the order of the span.
+
+    Raises:
+        InputError: the input cannot be read or is not UTF-8.
+    """
+    for where, found in _found(config, span, counts):
         counts["documents_read"] += 1
-        if not texts:
+        if not found:
             counts["documents_empty"] += 1
-            continue
-        whole = b"\n".join(texts)
-        if not known.add(whole):
-            counts["documents_duplicate"] += 1
-            continue
-        held_out = is_held_out(whole, config.held_out_fraction)
-        counts["documents_held_out" if held_out else "documents_train"] += 1
-        counts["sentences"] += len(texts)
-        counts["bytes"] += len(whole) + 1
-        yield Document(texts, held_out, where)
-    checks.require(
-        counts["documents_train"] + counts["documents_held_out"],
-        "a corpus must hold at least one document",
-        f"{counts['documents_read']} documents, {counts['documents_empty']} of them without text",
-        ", ".join(config.input_file) or config.tfds or config.source,
+        counts["sentences"] += len(found)
+        counts["bytes"] += sum(map(len, found)) + len(found)
+        yield Document(found, where)
+
+
+def _found(config, span, counts):
+    """(where, sentences) of a span."""
+    if config.source == "pydocs":
+        return pydocs.documents(counts)
+    if config.source == "text":
+        found = text_files.documents(span, config.errors, counts)
+        return sentences.split_documents(found) if config.split_sentences else found
+    source = {"jsonl": json_lines, "parquet": tables, "tfds": datasets}[config.source]
+    found = (
+        (where, piece)
+        for where, paragraphs in source.documents(config, span, counts)
+        for piece in texts.cut_document(paragraphs, counts)
     )
+    return sentences.split_documents(found)
+
+
+def digest(sentences):
+    """16 bytes that are the same for documents of the same text.
+
+    Args:
+        sentences: List of bytes.
+    """
+    return hashlib.blake2b(b"\n".join(sentences), digest_size=16).digest()
 
 
 def is_held_out(whole, fraction):
@@ -139,127 +235,74 @@ def is_held_out(whole, fraction):
     return number < fraction * 2**64
 
 
-def _pydocs(config, counts):
-    del config
-    return pydocs.documents(counts)
+def documents(config, counts):
+    """Streams the documents of a whole corpus, one span after another, without repetitions.
 
+    With --dedup=sentence a document is held out or not by all of its text, also by what is dropped.
+    Memory holds what `read` does, and 16 bytes for each document or sentence that was read.
 
-def input_files(patterns):
-    """The files of globs, each once, in the order of the globs and by name within one.
+    Args:
+        config: A `CorpusConfig`.
+        counts: A Counter; gets `COUNTS`: documents_read = documents_empty (no text, or for pydocs too
+            little) + documents_duplicate (no text that is new) + documents_train + documents_held_out, and
+            of the last two the sentences and bytes; with --dedup=sentence sentences_duplicate of all;
+            and what `read` counts beside.
+
+    Yields:
+        `HeldDocument`s, in a fixed order.
 
     Raises:
-        InputError: a glob matches nothing, or what it matches is no file.
+        InputError: an input cannot be read or is not UTF-8, or there is no document in all of it.
     """
-    files = {}
-    for pattern in patterns:
-        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
-        checks.require(matches, "input_file must match at least one file", "none", pattern, "Check the path")
-        for path in matches:
-            checks.require(not os.path.isdir(path), "input_file must match files only", "a folder", path, "Add /*")
-            files.setdefault(os.path.realpath(path), path)
-    return list(files.values())
+    known = seen.Seen()
+    counts.update(dict.fromkeys(COUNTS, 0))
+    for span in spans(config):
+        yield from without(config, span, lambda _, text: not known.add(text), counts)
+    check_documents(config, counts)
 
 
-def _lines(path):
-    """(line number, line as str) of a plain or gzipped file, without line ends."""
-    number = 0
-    try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as f:
-            for number, line in enumerate(f, 1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")  # byte order mark
-                yield number, line.decode().strip()
-    except UnicodeDecodeError as e:
-        raise checks.error(
-            "input_file must be UTF-8",
-            f"byte 0x{e.object[e.start]:02x} at byte {e.start + 1} of the line",
-            f"{path}, line {number}",
-            "Convert it, e.g. with iconv -f LATIN1 -t UTF-8",
-        ) from e
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise checks.error("a .gz input_file must be whole and gzipped", str(e), f"{path}, line {number + 1}") from e
-    except OSError as e:
-        raise checks.error("input_file must be readable", e.strerror or e, path) from e
-
-
-def _line_documents(files):
-    """(where, lines) of documents with blank lines between them; a file's end ends a document."""
-    for path in files:
-        first, lines = 1, []
-        for number, line in _lines(path):
-            if line:
-                first = first if lines else number
-                lines.append(line)
-            elif lines:
-                yield f"{path}, line {first}", lines
-                lines = []
-        if lines:
-            yield f"{path}, line {first}", lines
-
-
-def _text(config, counts):
-    del counts
-    found = _line_documents(input_files(config.input_file))
-    if config.split_sentences:
-        return _split(found)
-    return ((where, [line.encode() for line in lines]) for where, lines in found)
-
-
-def _split(found):
-    for where, paragraphs in sentences.split_documents(found):
-        yield where, [s for paragraph in paragraphs for s in paragraph]
-
-
-def _tfds(config, counts):
-    del counts
-    return _split(_tfds_documents(config))
-
-
-def _tfds_builder(config, tfds):
-    """The builder of a dataset that is prepared and has the feature."""
-    where = f"--tfds={config.tfds} --tfds_data_dir={config.tfds_data_dir}"
-    try:
-        builder = tfds.builder(config.tfds, data_dir=config.tfds_data_dir or None)
-    except ValueError as e:  # all of its errors, of which the first line says enough
-        raise checks.error("tfds must name a dataset that is prepared or known", str(e).split("\n")[0], where) from e
-    if not builder.is_prepared():
-        checks.require(
-            config.tfds_download,
-            "a dataset must be prepared",
-            f"nothing in {builder.data_path}",
-            where,
-            "Pass the right --tfds_data_dir, or --tfds_download to download it",
-        )
-        builder.download_and_prepare()
-    strings = sorted(n for n, f in builder.info.features.items() if f.shape == () and f.tf_dtype.name == "string")
+def check_documents(config, counts):
+    """Raises `InputError` unless there is a document in all of a corpus, by what `documents` counts."""
     checks.require(
-        config.tfds_feature in strings,
-        "tfds_feature must be a feature that is one string",
-        f"tfds_feature={config.tfds_feature!r}, and the dataset has {strings}",
-        where,
+        counts["documents_train"] + counts["documents_held_out"],
+        "a corpus must hold at least one document",
+        f"{counts['documents_read']} documents, {counts['documents_empty']} of them without text",
+        ", ".join(config.input_file) or config.tfds or config.source,
     )
-    return builder
 
 
-def _tfds_documents(config):
-    """(where, paragraphs) of the examples, in the order of the files."""
-    # Importing it takes seconds, which only those pay who use it.
-    import tensorflow_datasets as tfds
+def without(config, span, again, counts):
+    """Streams the documents of a span without repetitions.
 
-    builder = _tfds_builder(config, tfds)
-    try:
-        examples = builder.as_dataset(
-            split=config.tfds_split,
-            shuffle_files=False,
-            read_config=tfds.ReadConfig(interleave_cycle_length=1),
-            decoders=tfds.decode.PartialDecoding({config.tfds_feature: True}),
-        )
-    except ValueError as e:
-        raise checks.error("tfds_split must be a split", str(e).split("\n")[0], f"--tfds={config.tfds}") from e
-    for number, example in enumerate(examples.as_numpy_iterator(), 1):
-        where = f"{config.tfds}, {config.tfds_split}, example {number}"
-        try:
-            text = example[config.tfds_feature].decode()
-        except UnicodeDecodeError as e:
-            raise checks.error("text must be UTF-8", f"byte {e.start + 1} is not", where) from e
-        yield where, [line.strip() for line in text.split("\n") if line.strip()]
+    Args:
+        config: A `CorpusConfig`.
+        span: One of `spans(config)`.
+        again: A function that tells whether a document, or with --dedup=sentence a sentence, comes again: from
+            its number among those of the span and its text.
+        counts: As of `documents`.
+
+    Yields:
+        `HeldDocument`s.
+    """
+    found, number, of_sentences = collections.Counter(), 0, config.dedup == "sentence"
+    for sentences_, where in read(config, span, found):
+        counts["documents_read"] += 1
+        if not sentences_:
+            counts["documents_empty"] += 1
+            continue
+        whole = b"\n".join(sentences_)
+        held_out, new = is_held_out(whole, config.held_out_fraction), sentences_
+        if of_sentences:
+            new = [s for i, s in enumerate(sentences_, number) if not again(i, s)]
+            counts["sentences_duplicate"] += len(sentences_) - len(new)
+        elif config.dedup == "document" and again(number, whole):
+            new = []
+        number += len(sentences_) if of_sentences else 1
+        if not new:
+            counts["documents_duplicate"] += 1
+            continue
+        counts["documents_held_out" if held_out else "documents_train"] += 1
+        counts["sentences"] += len(new)
+        counts["bytes"] += sum(map(len, new)) + len(new)
+        yield HeldDocument(new, held_out, where)
+    counts.update({name: n for name, n in found.items() if name not in COUNTS})

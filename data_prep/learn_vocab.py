@@ -17,13 +17,14 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 import tokenizers
 
-from data_prep import corpus, progress
+from data_prep import corpus, progress, runners
 from tfbert import checks, config
 from tfbert.config import field
 from tfbert.text import normalizer_table, vocab
 from tfbert.text.tokenizer import MAX_BYTES_PER_WORD, MAX_CHARACTERS_PER_WORD, Tokenizer
 
 BATCH = 4096  # texts a call of the ops
+BATCH_BYTES = 1 << 22  # of those texts, the last aside
 REPEATS = 10_000  # of a word in one text for the trainer, which keeps a thousand texts in memory
 
 
@@ -36,6 +37,7 @@ class Config(corpus.CorpusConfig):
     do_lower_case: bool = field(True, "Lower-case text and strip accents.")
     num_unused: int = field(0, "Entries [unused0], [unused1], ... to be given a meaning later.", lower_bound=0)
     min_frequency: int = field(2, "How often a piece must occur to become an entry.", lower_bound=1)
+    runner: str | None = field(None, runners.HELP, choices=runners.RUNNERS)
     overwrite: bool = field(False, "Replace another vocabulary that output_dir already holds.")
 
     def __post_init__(self):
@@ -83,17 +85,29 @@ def _in_batches(items, size):
         yield batch
 
 
+def _batches_of_texts(texts):
+    """Lists of `BATCH` texts, or of fewer that hold `BATCH_BYTES`: a sentence can be as long as a megabyte."""
+    batch, size = [], 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def count_words(cfg, counts, report):
     """{word: how often} of the documents that are not held out."""
     words, split = collections.Counter(), WordSplitter(cfg.do_lower_case)
     texts = (text for d in corpus.documents(cfg, counts) if not d.held_out for text in d.sentences)
     total = 0
-    for batch in _in_batches(texts, BATCH):
+    for batch in _batches_of_texts(texts):
         for found in split(batch):
             words.update(found)
             total += len(found)
         report(f"{counts['documents_read']:,} documents, {total:,} words, {len(words):,} distinct")
-    checks.require(words, "the corpus must hold words to learn from", f"none in {counts['documents_read']} documents")
     return {word.decode(): n for word, n in words.items()}
 
 
@@ -227,8 +241,12 @@ def _write(cfg, vocabulary):
         raise checks.error("output_dir must be writable", e.strerror or e, cfg.output_dir) from e
 
 
-def run(cfg):
+def run(cfg, beam_options=()):
     """Learns and writes the vocabulary of a `Config`.
+
+    Args:
+        cfg: The `Config`.
+        beam_options: Apache Beam's own flags, with `cfg.runner`.
 
     Returns:
         The `Vocab`.
@@ -238,8 +256,11 @@ def run(cfg):
     """
     config.check_bounds(cfg)
     report, counts = progress.Progress(), collections.Counter()
+    runners.check_options(cfg.runner, beam_options)
+    pipelines = cfg.runner and runners.pipelines(cfg.runner)
     _check_output(cfg)
-    words = count_words(cfg, counts, report)
+    words = pipelines.count_words(cfg, counts, beam_options) if pipelines else count_words(cfg, counts, report)
+    checks.require(words, "the corpus must hold words to learn from", f"none in {counts['documents_read']} documents")
     tokens = learn(words, cfg.vocab_size, cfg.num_unused, cfg.min_frequency)
     vocabulary = vocab.Vocab(tokens, cfg.do_lower_case)
     _write(cfg, vocabulary)
@@ -247,11 +268,11 @@ def run(cfg):
     return vocabulary
 
 
-def main(_):
+def main(argv):
     """Runs the program with its flags."""
-    run(config.from_flags(Config))
+    run(config.from_flags(Config), argv[1:])
 
 
 if __name__ == "__main__":
     config.define_flags(Config)
-    checks.run_program(main)
+    checks.run_program(main, foreign_flags=True)

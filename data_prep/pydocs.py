@@ -172,6 +172,17 @@ def _is_enough(found):
     return len(found) >= MIN_SENTENCES and sum(len(s.split()) for s in found) >= MIN_WORDS
 
 
+def versions():
+    """[name, version] of Python and of each of `PACKAGES`, None for one that is not installed."""
+    out = [["python", sys.version.split()[0]]]
+    for package in PACKAGES:
+        try:
+            out.append([package, importlib.metadata.version(package)])
+        except importlib.metadata.PackageNotFoundError:
+            out.append([package, None])
+    return out
+
+
 def documents(counts):
     """The documents of the embedded corpus.
 
@@ -197,12 +208,11 @@ def documents(counts):
                 yield where, []
             else:
                 paragraphs = prose.paragraphs(docstring)
-                new = [p for p in paragraphs if known_paragraphs.add(p.encode())]
+                new = [p for p in map(str.encode, paragraphs) if known_paragraphs.add(p)]
                 counts["paragraphs_repeated"] += len(paragraphs) - len(new)
                 yield where, new
 
-    for where, paragraphs in sentences.split_documents(new_paragraphs()):
-        split = [s for paragraph in paragraphs for s in paragraph]
+    for where, split in sentences.split_documents(new_paragraphs()):
         readable = [s for s in split if is_prose(s.decode())]
         counts["sentences_not_prose"] += len(split) - len(readable)
         kept = [s for s in readable if known_sentences.add(s)] if _is_enough(readable) else []

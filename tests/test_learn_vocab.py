@@ -69,6 +69,14 @@ class TestWords:
         assert sum(words.values()) == counts["documents_train"] * 30
         assert words["."] == counts["documents_train"] * 3
 
+    def test_batches_change_nothing_and_are_bounded(self, tmp_path, monkeypatch):
+        cfg = Config(input_file=(corpus_file(tmp_path),), output_dir=str(tmp_path))
+        whole = learn_vocab.count_words(cfg, collections.Counter(), lambda _: None)
+        assert [len(b) for b in learn_vocab._batches_of_texts([b"a"] * 5000)] == [4096, 904]
+        monkeypatch.setattr(learn_vocab, "BATCH_BYTES", 200)
+        assert [len(b) for b in learn_vocab._batches_of_texts([b"a" * 99, b"b" * 101, b"c" * 500, b"d"])] == [2, 1, 1]
+        assert learn_vocab.count_words(cfg, collections.Counter(), lambda _: None) == whole
+
 
 class TestLearn:
     def test_merges_of_a_small_example(self):
