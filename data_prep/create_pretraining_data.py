@@ -1,23 +1,26 @@
-"""Documents -> TFRecords of masked sentence pairs: `python -m data_prep.create_pretraining_data --help`."""
+"""Documents -> TFRecords of masked sentence pairs: `python -m data_prep.create_pretraining_data --help`.
+
+Spans of the corpus are read and tokenized, duplicates are found, and each shard is made of the documents
+that were given to it. Every step is done by `--num_workers` processes, whose number changes nothing but the
+time; what is finished is on disk, so that a run that was killed goes on.
+"""
 
 from tfbert import quiet  # isort: skip  # noqa: F401
 
 import collections
-import contextlib
 import dataclasses
 
-import numpy as np
-import tensorflow as tf
-
-from data_prep import corpus, instances, record_files
+from data_prep import corpus, dedup, record_files, report, runners, shards, token_files, workers
 from data_prep import progress as progress_lines
 from tfbert import checks, config, features
 from tfbert.config import field
 from tfbert.text import masking, selection, vocab
-from tfbert.text.tokenizer import Tokenizer
 
-MASKED_AT_ONCE = 4096
-SPLITS = ("train", "held_out")
+# Seconds that one process takes for a byte of text and for a token of a pass, roughly; and those that the work
+# must take before several processes, which need some to start, are sooner done.
+BYTE_SECONDS, TOKEN_SECONDS, LARGE_SECONDS = 5e-8, 1.5e-7, 12.0
+NOT_IN_THE_RECORDS = ("output_dir", "overwrite", "num_workers", "runner")
+LABELS = {"nsp": ("next_is_real", "next_is_random"), "sop": ("in_order", "swapped"), "none": ()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,131 +32,210 @@ class Config(corpus.CorpusConfig):
     do_lower_case: bool | None = field(
         None, "Lower-case and strip accents. Default: as tokenizer.json beside the vocabulary says, else true."
     )
-    do_whole_word_mask: bool = field(False, "Mask all pieces of a word or none.")
+    mask_unit: str = field(
+        "token",
+        "What is masked whole: a token; a word with its pieces; an n-gram of 1 to 3 words (ALBERT); a span of "
+        "words (SpanBERT).",
+        choices=tuple(selection.UNITS),
+    )
+    do_whole_word_mask: bool = field(False, "Google's name for --mask_unit=word.")
+    word_boundaries: str = field(
+        "wordpiece",
+        "Where words begin: where no ## piece is; where input_file has spaces, also between Han characters; or "
+        "where the segmenter jieba says (requirements-segmentation.txt).",
+        choices=("wordpiece", "spaces", "jieba"),
+    )
+    masking: str = field(
+        "static",
+        "static: records are masked; dynamic: each epoch of training masks them anew.",
+        choices=("static", "dynamic"),
+    )
+    sentence_objective: str = field(
+        "nsp",
+        "nsp: is segment B the next? sop: are the segments in order (ALBERT)? none: full sentences only (RoBERTa).",
+        choices=tuple(LABELS),
+    )
+    pack_sequences: bool = field(False, "Fill each row of max_seq_length with several examples.")
+    max_sequences_per_pack: int = field(
+        0, "Most examples in a row of --pack_sequences; 0: max_seq_length // 16.", lower_bound=0
+    )
     max_seq_length: int = field(128, "Tokens in a sequence, [CLS] and [SEP] counted.", lower_bound=5)
-    max_predictions_per_seq: int = field(20, "Most masked tokens in a sequence.", lower_bound=1)
+    max_predictions_per_seq: int = field(20, "Most masked tokens in a sequence, or in a row of several.", lower_bound=1)
     random_seed: int = field(12345, "Seed of everything drawn.", lower_bound=0)
     dupe_factor: int = field(10, "Passes over the training documents, each cut and masked anew.", lower_bound=1)
     masked_lm_prob: float = field(0.15, "Share of the tokens to mask.", lower_bound=0.0, upper_bound=1.0)
     short_seq_prob: float = field(0.1, "Share of the sequences made shorter.", lower_bound=0.0, upper_bound=1.0)
-    num_shards: int = field(8, "Training files; held-out files in proportion.", lower_bound=1, upper_bound=99999)
+    num_shards: int = field(
+        8, "Training files; held-out files in proportion. Each holds whole documents.", lower_bound=1, upper_bound=99999
+    )
+    num_workers: int = field(0, "Processes; 0: one for each core. The records are the same.", lower_bound=0)
+    runner: str | None = field(None, runners.HELP, choices=runners.RUNNERS)
     overwrite: bool = field(False, "Replace records that output_dir already holds.")
 
-
-def _tokenize(cfg, vocabulary, folder, progress):
-    """Reads and tokenizes the corpus once: returns ({split: TokenFile}, corpus counts, {split: counts})."""
-    read = collections.Counter()
-    made = {split: collections.Counter() for split in SPLITS}
-    contents = {split: set() for split in SPLITS}  # two of them are enough to know
-    with contextlib.ExitStack() as stack:
-        files = {s: stack.enter_context(contextlib.closing(record_files.TokenFile(folder, s))) for s in SPLITS}
-        for held_out, block, empty in instances.tokenize(corpus.documents(cfg, read), Tokenizer(vocabulary)):
-            split = SPLITS[held_out]
-            files[split].append(block)
-            made[split].update(
-                documents=len(block.document_lengths),
-                documents_without_tokens=empty,
-                sentences=len(block.sentence_lengths),
-                tokens=len(block.tokens),
-                unknown_tokens=int((block.tokens == vocabulary.unk_id).sum()),
+    def __post_init__(self):
+        super().__post_init__()
+        if self.do_whole_word_mask:
+            checks.require(
+                self.mask_unit in ("token", "word"),
+                "--do_whole_word_mask is --mask_unit=word, so another mask_unit must not be given with it",
+                f"mask_unit={self.mask_unit}",
             )
-            if len(contents[split]) < 2:
-                contents[split].update(np.unique(block.digests)[:2].tolist())
-            documents, megabytes = sum(m["documents"] for m in made.values()), read["bytes"] / 1e6
-            progress(f"tokenized {documents:,} documents, {megabytes / progress.seconds():.2f} MB/s")
-    _check_documents(cfg, made, contents)
-    return files, read, made
+            object.__setattr__(self, "mask_unit", "word")
+        object.__setattr__(self, "do_whole_word_mask", self.mask_unit == "word")
+
+    @property
+    def sequences_per_pack(self):
+        """M, the most examples in a row; 0 if each has its own."""
+        return (self.max_sequences_per_pack or max(2, self.max_seq_length // 16)) if self.pack_sequences else 0
+
+    def layout(self, split):
+        """The `features.Layout` of a split's records: what is held out is always masked once and for all."""
+        masked = self.masking == "static" or split == "held_out"
+        return features.Layout(self.max_seq_length, self.max_predictions_per_seq, masked, self.sequences_per_pack)
 
 
-def _check_documents(cfg, made, contents):
-    """Raises `InputError` unless each split has the two documents that a random next segment takes."""
+def said(cfg, vocabulary):
+    """The flags that the records are a function of, as JSON can hold them."""
+    flags = {k: v for k, v in config.to_dict(cfg).items() if k not in NOT_IN_THE_RECORDS}
+    return {**flags, "do_lower_case": vocabulary.do_lower_case}
+
+
+def _prepare_span(maker, task):
+    """A worker's task: makes the token file of a span."""
+    scratch, number, span = task
+    parts, digests, counts = shards.prepare(maker, number, span)
+
+    def told():
+        before = 0
+        for part in parts:
+            yield part
+            after = counts()["bytes"]
+            workers.advance(after - before)
+            before = after
+
+    with record_files.writing(scratch):
+        token_files.write(scratch, number, told(), digests, counts)
+
+
+def _make_shard(maker, task):
+    """A worker's task: makes the records of a shard; returns what to tell of it."""
+    scratch, code, num_spans = task
+
+    def read(code):
+        return token_files.read(scratch, num_spans, code, maker.cfg.dedup == "sentence")
+
+    counts, statistics = collections.Counter(), report.Statistics()
+    shard = record_files.Shard(scratch, code)
+    with shard.write() as append:
+        for records, more, seen in shards.make(maker, code, read):
+            append(records)
+            counts.update(more)
+            statistics = statistics + seen
+            workers.advance(more["real_positions"])
+    about = {"counts": dict(counts), "statistics": statistics.to_dict()}
+    shard.finish(about)
+    return about
+
+
+def _prepare(cfg, pool, scratch, spans, progress):
+    """Makes the token files that are missing; returns the corpus's counts."""
+    todo = [i for i in range(len(spans)) if token_files.counts(scratch, i) is None]
+    finished, began = len(spans) - len(todo), progress.seconds()
+
+    def say():
+        speed = workers.done() / 1e6 / max(progress.seconds() - began, 1e-3)
+        progress(f"tokenizing: {finished:,} of {len(spans):,} spans, {speed:.2f} MB/s", finished, len(spans))
+
+    size = sum(s.end - s.begin for s in spans)
+    seconds = size * (BYTE_SECONDS + TOKEN_SECONDS / 4 * cfg.dupe_factor)
+    for _ in pool.map(_prepare_span, [(scratch, i, spans[i]) for i in todo], seconds > LARGE_SECONDS, say):
+        finished += 1
+    read = collections.Counter(dict.fromkeys(corpus.COUNTS, 0))
+    for i in range(len(spans)):
+        read.update(token_files.counts(scratch, i))
+    return read
+
+
+def _make(cfg, pool, scratch, num_spans, tokens, progress):
+    """Makes the shards that are missing; returns {shard code: what to tell of it}."""
+    used = sorted(set().union(*(token_files.codes(scratch, i) for i in range(num_spans))))
+    about = {code: record_files.Shard(scratch, code).finished() for code in used}
+    todo = [code for code in used if about[code] is None]
+    total = tokens * cfg.dupe_factor * len(todo) / max(1, len(used))
+    began = progress.seconds()
+
+    def say():
+        speed = workers.done() / 1e6 / max(progress.seconds() - began, 1e-3)
+        progress(f"writing: {len(todo)} shards, {speed:.2f} M tokens/s", workers.done(), total)
+
+    tasks = [(scratch, code, num_spans) for code in todo]
+    for place, found in pool.map(_make_shard, tasks, total * TOKEN_SECONDS > LARGE_SECONDS, say):
+        about[todo[place]] = found
+    return about
+
+
+def _account(read, about, known, dropped, by_sentence):
+    """{split: counts} of the shards, and the corpus's counts completed by what they hold."""
+    made = {split: collections.Counter() for split in shards.SPLITS}
+    for code, of_shard in about.items():
+        made[known[code][0]].update(of_shard["counts"])
+    tokenized = read["documents_read"] - read["documents_empty"] - read["documents_without_tokens"]
+    for split, counts in made.items():
+        read[f"documents_{split}"] = counts["documents"]
+    read["documents_duplicate"] = tokenized - sum(counts["documents"] for counts in made.values())
+    if by_sentence:
+        read["sentences_duplicate"] = dropped
+    return made
+
+
+def _check_documents(cfg, read, used):
+    """Raises `InputError` unless the shards with these codes hold text to train on."""
+    known = shards.codes(cfg)
     checks.require(
-        made["train"]["documents"],
+        read["documents_read"] > read["documents_empty"],
+        "a corpus must hold at least one document",
+        f"{read['documents_read']} documents, {read['documents_empty']} of them without text",
+        ", ".join(cfg.input_file) or cfg.tfds or cfg.source,
+    )
+    held_out = read["documents_read"] - read["documents_empty"] - read["documents_without_tokens"]
+    checks.require(
+        any(known[code][0] == "train" for code in used),
         "the corpus must hold text to train on",
-        f"0 documents with text, {made['held_out']['documents']} of them held out",
+        f"0 documents with text, {held_out} of them held out",
         cfg.source,
         "Check --input_file and --held_out_fraction",
     )
-    for split in SPLITS:
-        checks.require(
-            len(contents[split]) != 1,
-            "next-sentence prediction takes segments of other documents, so a split must hold two different ones",
-            f"1 different document in {split}",
-            cfg.source,
-            "Put a blank line between documents"
-            if split == "train"
-            else "Raise --held_out_fraction, or set it to 0 to hold nothing out",
-        )
 
 
-def _masker(cfg, vocabulary):
-    """A compiled (input_ids, input_mask, seed) -> masked features."""
-    unit = selection.whole_words if cfg.do_whole_word_mask else selection.tokens
-    batch = tf.TensorSpec([None, cfg.max_seq_length], tf.int32)
-
-    @tf.function(autograph=False, input_signature=[batch, batch, tf.TensorSpec([2], tf.int32)])
-    def mask(input_ids, input_mask, seed):
-        return masking.mask(
-            input_ids, input_mask, vocabulary, unit, cfg.masked_lm_prob, cfg.max_predictions_per_seq, seed
-        )
-
-    return mask
-
-
-def _batches(cfg, vocabulary, window, mask, rng):
-    """Yields (features of a batch, tokens that truncation cut off) of one window, in random order."""
-    max_tokens = cfg.max_seq_length - 3
-    long = instances.draw_pairs(window, max_tokens, cfg.short_seq_prob, int(rng.integers(1 << 62)))
-    pairs = instances.truncate(long, max_tokens, rng)
-    cut = sum((a.a_end - a.a_begin + a.b_end - a.b_begin) * sign for a, sign in ((long, 1), (pairs, -1)))
-    order = rng.permutation(len(cut))  # neighbours in a shard are not to be of one document
-    for start in range(0, len(order), MASKED_AT_ONCE):
-        rows = order[start : start + MASKED_AT_ONCE]
-        batch = instances.pack(window.tokens, instances.take(pairs, rows), cfg.max_seq_length, vocabulary)
-        seed = rng.integers(1 << 31, size=2).astype(np.int32)
-        masked = mask(batch["input_ids"], batch["input_mask"], seed)
-        yield {**batch, **{k: v.numpy() for k, v in masked.items()}}, int(cut[rows].sum())
-
-
-def _write_split(cfg, vocabulary, split, tokens, mask, folder, progress):
-    """Makes the instances of a split: returns ({name: (path, instances)}, counts)."""
-    passes = cfg.dupe_factor if split == "train" else 1
-    num_shards = cfg.num_shards if split == "train" else max(1, round(cfg.num_shards * cfg.held_out_fraction))
-    made = collections.Counter()
-    with contextlib.closing(record_files.Shards(folder, split, num_shards)) as shards:
-        for number in range(passes):
-            for w, window in enumerate(instances.windows(tokens.blocks())):
-                rng = np.random.default_rng([cfg.random_seed, SPLITS.index(split), number, w])
-                for batch, cut in _batches(cfg, vocabulary, window, mask, rng):
-                    shards.write(features.serialize_batch(batch))
-                    made.update(instances.count(batch, cut))
-                    progress(f"{split}: pass {number + 1} of {passes}, {made['instances']:,} instances")
-    return shards.finished(), made
-
-
-def _about(cfg, vocabulary, read, made):
+def _about(cfg, vocabulary, read, made, files):
     """What records.json says: nothing of when, where to and how fast, so that equal flags give equal bytes."""
-    said = config.to_dict(cfg)
-    del said["output_dir"], said["overwrite"]
-    said["do_lower_case"] = vocabulary.do_lower_case
+    layout = cfg.layout("train")
     shapes = {
-        f.name: {
-            "dtype": "int64" if f.dtype == "int32" else f.dtype,
-            "shape": list(features.shape_of(f, cfg.max_seq_length, cfg.max_predictions_per_seq)),
-        }
-        for f in features.PRETRAINING
+        f.name: {"dtype": "int64" if f.dtype == "int32" else f.dtype, "shape": list(layout.shape_of(f))}
+        for f in layout.features
     }
+    names = LABELS[cfg.sentence_objective]
+    counts = {}
+    for split, of_split in made.items():
+        labels = {name: of_split[f"label_{i}"] for i, name in enumerate(names)}
+        rest = {k: v for k, v in of_split.items() if not k.startswith("label_")}
+        counts[split] = {"instances": of_split["instances"], **dict(sorted(rest.items())), **labels}
     return {
         "features": shapes,
         "tokenizer_digest": vocabulary.digest,
         "vocab_size": len(vocabulary),
         "max_seq_length": cfg.max_seq_length,
         "max_predictions_per_seq": cfg.max_predictions_per_seq,
-        "masked": "static",
+        "max_sequences_per_pack": cfg.sequences_per_pack,
+        "masked": "static" if layout.masked else "no",
+        "mask_unit": cfg.mask_unit,
+        "masked_lm_prob": cfg.masked_lm_prob,
+        "sentence_objective": cfg.sentence_objective,
         "seed": cfg.random_seed,
-        "config": said,
+        "config": said(cfg, vocabulary),
         "corpus": dict(sorted(read.items())),
-        "counts": {split: {"instances": made[split]["instances"], **made[split]} for split in SPLITS},
+        "counts": counts,
+        "files": files,
     }
 
 
@@ -163,13 +245,16 @@ def _share(part, whole):
 
 _ROWS = (
     ("documents", lambda c: f"{c['documents']:,}"),
-    ("documents without tokens", lambda c: f"{c['documents_without_tokens']:,}"),
     ("sentences", lambda c: f"{c['sentences']:,}"),
     ("tokens", lambda c: f"{c['tokens']:,}"),
     ("unknown tokens", lambda c: _share(c["unknown_tokens"], c["tokens"])),
     ("instances", lambda c: f"{c['instances']:,}"),
-    ("real next", lambda c: _share(c["next_is_real"], c["instances"])),
-    ("random next", lambda c: _share(c["next_is_random"], c["instances"])),
+    ("rows", lambda c: f"{c['rows']:,}"),
+    *(
+        (name.replace("_", " "), lambda c, name=name: _share(c[name], c["instances"]) if name in c else None)
+        for names in LABELS.values()
+        for name in names
+    ),
     ("masked positions", lambda c: _share(c["masked_positions"], c["real_positions"])),
     ("padding", lambda c: _share(c["padding_positions"], c["real_positions"] + c["padding_positions"])),
     ("tokens cut by truncation", lambda c: f"{c['truncated_tokens']:,}"),
@@ -186,15 +271,41 @@ def table(about, seconds):
     rows = [("corpus", "")]
     read = sorted(about["corpus"].items(), key=lambda item: item[0] != "documents_read")
     rows += [(f"  {key.replace('_', ' ')}", f"{value:,}") for key, value in read]
-    rows.append(("records", *(split.replace("_", " ") for split in SPLITS)))
-    rows += [(f"  {name}", *(show(collections.Counter(about["counts"][s])) for s in SPLITS)) for name, show in _ROWS]
-    rows.append(("  files", *(str(sum(name.startswith(s) for name in about["files"])) for s in SPLITS)))
+    rows.append(("records", *(split.replace("_", " ") for split in shards.SPLITS)))
+    for name, show in _ROWS:
+        shown = [show(collections.Counter(about["counts"][s])) for s in shards.SPLITS]
+        if any(shown):
+            rows.append((f"  {name}", *(s or "0" for s in shown)))
+    rows.append(("  files", *(str(sum(name.startswith(s) for name in about["files"])) for s in shards.SPLITS)))
     rows.append(("wall time", f"{seconds:.1f} s"))
     return "\n".join(f"{name:<28}" + "".join(f"{v:>24}" for v in values) for name, *values in rows)
 
 
-def run(cfg):
+def names_of(about, known):
+    """{shard code: name of its file}, numbered without gaps; shards that hold nothing have none."""
+    names = {}
+    for split in shards.SPLITS:
+        used = [code for code, a in sorted(about.items()) if known[code][0] == split and a["counts"].get("rows")]
+        names.update({code: f"{split}-{i:05}-of-{len(used):05}.tfrecord" for i, code in enumerate(used)})
+    return names
+
+
+def _with_processes(cfg, vocabulary, spans, scratch, progress):
+    """Makes every shard in the scratch folder, by processes: what `beam_pipelines.make_records` does on a cluster."""
+    with workers.Workers(cfg.num_workers or workers.default(), shards.Maker, (cfg, vocabulary)) as pool:
+        read = _prepare(cfg, pool, scratch, spans, progress)
+        _check_documents(cfg, read, set().union(*(token_files.codes(scratch, i) for i in range(len(spans)))))
+        with record_files.writing(cfg.output_dir):
+            dropped = dedup.find(scratch, len(spans))
+        return read, dropped, _make(cfg, pool, scratch, len(spans), read["tokens"], progress)
+
+
+def run(cfg, beam_options=()):
     """Makes the records of a `Config`.
+
+    Args:
+        cfg: The `Config`.
+        beam_options: Apache Beam's own flags, with `cfg.runner`.
 
     Returns:
         What records.json holds, as a dict.
@@ -203,27 +314,44 @@ def run(cfg):
         InputError: a flag, the vocabulary, the corpus or the output folder cannot be used.
     """
     progress = progress_lines.Progress()
+    runners.check_options(cfg.runner, beam_options)
+    pipelines = cfg.runner and runners.pipelines(cfg.runner)
     vocabulary = vocab.load(cfg.vocab_file, cfg.do_lower_case)
     masking.ordinary_ids(vocabulary)  # refuses a vocabulary without any
-    with record_files.unfinished(cfg.output_dir, cfg.overwrite) as folder:
-        tokens, read, made = _tokenize(cfg, vocabulary, folder, progress)
-        shards, mask = {}, _masker(cfg, vocabulary)
-        for split in SPLITS:
-            files, counts = _write_split(cfg, vocabulary, split, tokens[split], mask, folder, progress)
-            shards.update(files)
-            made[split].update(counts)
-        about = _about(cfg, vocabulary, read, made)
-        about["files"] = {name: count for name, (_, count) in shards.items()}
-        record_files.publish(cfg.output_dir, {name: path for name, (path, _) in shards.items()}, about)
-    print(table(about, progress.seconds()))
-    return about
+    spans, known = corpus.spans(cfg), shards.codes(cfg)
+    plan = {
+        "config": said(cfg, vocabulary),
+        "tokenizer_digest": vocabulary.digest,
+        "input": corpus.identity(cfg),
+        "spans": len(spans),
+    }
+    with record_files.unfinished(cfg.output_dir, cfg.overwrite, plan) as scratch:
+        if pipelines:
+            read, dropped, about = pipelines.make_records(cfg, vocabulary, spans, scratch, beam_options)
+            _check_documents(cfg, read, about)
+        else:
+            read, dropped, about = _with_processes(cfg, vocabulary, spans, scratch, progress)
+        del read["tokens"]  # before repetitions were dropped; what is told are those of the records
+        made = _account(read, about, known, dropped, cfg.dedup == "sentence")
+        names = names_of(about, known)
+        files = {names[code]: about[code]["counts"]["rows"] for code in sorted(names, key=names.get)}
+        told = _about(cfg, vocabulary, read, made, files)
+        statistics = {split: report.Statistics() for split in shards.SPLITS}
+        for code, of_shard in about.items():
+            split = known[code][0]
+            statistics[split] = statistics[split] + report.Statistics.from_dict(of_shard["statistics"])
+        html = report.html(told, statistics, vocabulary)
+        paths = {name: record_files.Shard(scratch, code).path for code, name in names.items()}
+        record_files.publish(cfg.output_dir, paths, told, html)
+    print(table(told, progress.seconds()))
+    return told
 
 
-def main(_):
+def main(argv):
     """Runs the program with its flags."""
-    run(config.from_flags(Config))
+    run(config.from_flags(Config), argv[1:])
 
 
 if __name__ == "__main__":
     config.define_flags(Config)
-    checks.run_program(main)
+    checks.run_program(main, foreign_flags=True)

@@ -1,35 +1,39 @@
 """The files of a records folder: written aside, renamed at the end, records.json last."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
+import sys
 
-import numpy as np
 import tensorflow as tf
 
-from data_prep.instances import Block
 from tfbert import checks
 
 RECORDS_FILE = "records.json"
+REPORT_FILE = "records_report.html"
 UNFINISHED = ".unfinished"  # where everything is written until it is whole
+_PLAN, _PUBLISHING = "plan.json", "publishing"
 _SHARD = re.compile(r"(train|held_out)-\d{5}-of-\d{5}\.tfrecord")
 
 
 @contextlib.contextmanager
-def _writing(folder):
+def writing(folder):
     """Words what the file system says when it cannot be written to."""
     try:
         yield
     except (OSError, tf.errors.OpError) as e:
         reason = getattr(e, "strerror", None) or getattr(e, "message", None) or str(e)
-        raise checks.error(
+        error = checks.error(
             "output_dir must be a folder that can be written to, with space left",
             reason,
             folder,
-            "Nothing that was there before has changed. Free some space or choose another --output_dir",
-        ) from e
+            "No records that were there before have changed. Free some space and run the same command, which goes on",
+        )
+        error.can_go_on = True
+        raise error from e
 
 
 def _made_before(folder):
@@ -37,14 +41,41 @@ def _made_before(folder):
     return sorted(n for n in names if n == RECORDS_FILE or _SHARD.fullmatch(n))
 
 
-@contextlib.contextmanager
-def unfinished(folder, overwrite):
-    """A folder inside `folder` to write in; it is gone when the block is left, however that comes about.
+def write_json(path, content):
+    """Writes JSON so that the file is there whole or not at all."""
+    with open(path + ".part", "w", encoding="utf-8") as f:
+        f.write(json.dumps(content))  # json.dump would not use the encoder that is written in C
+    os.replace(path + ".part", path)
 
-    Raises:
-        InputError: `folder` holds records already and `overwrite` is false, or cannot be written to.
-    """
-    checks.require(folder, "output_dir must be given", "an empty name", "--output_dir")
+
+def read_json(path):
+    """What a JSON file holds; None if there is none."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except FileNotFoundError:
+        return None
+
+
+def _differences(before, plan):
+    before, plan = ({**p.get("config", {}), **{k: v for k, v in p.items() if k != "config"}} for p in (before, plan))
+    return ", ".join(k for k in sorted({*before, *plan}) if before.get(k) != plan.get(k))
+
+
+def _begin(folder, overwrite, plan):
+    """Makes the scratch folder, or finds that of a run with the same plan that was killed."""
+    scratch = os.path.join(folder, UNFINISHED)
+    before = read_json(os.path.join(scratch, _PLAN))
+    same = before == json.loads(json.dumps(plan))
+    checks.require(
+        before is None or same or overwrite,
+        "output_dir must not hold the unfinished records of another run",
+        f"a run that differs in {_differences(before or {}, plan)}",
+        folder,
+        "Run its command again to finish it, choose another folder, or pass --overwrite to begin anew",
+    )
+    if same and os.path.exists(os.path.join(scratch, _PUBLISHING)):
+        return scratch, same
     found = _made_before(folder)
     checks.require(
         overwrite or not found,
@@ -53,92 +84,105 @@ def unfinished(folder, overwrite):
         folder,
         "Choose another folder, or pass --overwrite to replace them",
     )
-    scratch = os.path.join(folder, UNFINISHED)
-    with _writing(folder):
-        shutil.rmtree(scratch, ignore_errors=True)  # a killed run leaves it behind
-        os.makedirs(scratch)
-    try:
-        yield scratch
-    finally:
+    return scratch, same
+
+
+@contextlib.contextmanager
+def unfinished(folder, overwrite, plan):
+    """A folder inside `folder` to write in, with what a killed run of the same plan has finished.
+
+    It is gone when the block is left, unless the same command can go on: after a full disk, an
+    interrupt or a kill.
+
+    Args:
+        folder: The records folder.
+        overwrite: Whether records of another run may be replaced.
+        plan: What the records are a function of, as JSON can hold it.
+
+    Raises:
+        InputError: `folder` holds records or unfinished ones of another run, and `overwrite` is false;
+            another process works in it; it cannot be written to.
+    """
+    checks.require(folder, "output_dir must be given", "an empty name", "--output_dir")
+    with writing(folder), contextlib.ExitStack() as stack:
+        scratch, same = _begin(folder, overwrite, plan)
+        if not same:
+            shutil.rmtree(scratch, ignore_errors=True)
+        os.makedirs(scratch, exist_ok=True)
+        lock = stack.enter_context(open(os.path.join(scratch, "lock"), "w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            must = "one process at a time may make records in a folder"
+            raise checks.error(must, "another one that is at work", folder, "Wait for it or stop it") from e
+        if same:
+            print(f"going on with what an earlier run finished in {scratch}", file=sys.stderr)
+        else:
+            write_json(os.path.join(scratch, _PLAN), plan)
+        held = stack.pop_all()
+    with held:
+        try:
+            yield scratch
+        except checks.InputError as e:
+            if not getattr(e, "can_go_on", False):
+                shutil.rmtree(scratch, ignore_errors=True)
+            raise
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-class Shards:
-    """The TFRecord files of a split; records go to them in turn."""
+class Shard:
+    """A shard in the scratch folder, under the number of its code."""
 
-    def __init__(self, folder, split, num_shards):
-        self._folder, self._split = folder, split
-        self._paths = [os.path.join(folder, f"{split}-{i:05}") for i in range(num_shards)]
-        self._written = 0
-        with _writing(folder):
-            self._writers = [tf.io.TFRecordWriter(path) for path in self._paths]
-
-    def write(self, records):
-        """Appends serialized records."""
-        with _writing(self._folder):
-            n = len(self._writers)
-            for i, record in enumerate(records, self._written):
-                self._writers[i % n].write(record)
-        self._written += len(records)
-
-    def close(self):
-        """Ends writing."""
-        with _writing(self._folder):
-            for writer in self._writers:
-                writer.close()
+    def __init__(self, scratch, code):
+        self.path = os.path.join(scratch, f"shard-{code:05}")
 
     def finished(self):
-        """{final name: (path it has now, instances)} of the files that are not empty."""
-        n = len(self._paths)
-        used = min(n, self._written)
-        return {
-            f"{self._split}-{i:05}-of-{used:05}.tfrecord": (path, len(range(i, self._written, n)))
-            for i, path in enumerate(self._paths[:used])
-        }
+        """What was told of it when it was finished; None if it is not."""
+        return read_json(self.path + ".json")
+
+    @contextlib.contextmanager
+    def write(self):
+        """Gives a function that appends a list of serialized records."""
+        with writing(os.path.dirname(os.path.dirname(self.path))), tf.io.TFRecordWriter(self.path + ".part") as writer:
+
+            def append(records):
+                for record in records:
+                    writer.write(record)
+
+            yield append
+
+    def finish(self, about):
+        """Gives it its name, and keeps what there is to tell of it."""
+        with writing(os.path.dirname(os.path.dirname(self.path))):
+            os.replace(self.path + ".part", self.path)
+            write_json(self.path + ".json", about)
 
 
-def publish(folder, shards, about):
+def publish(folder, shards, about, report):
     """Gives finished shards their names, in place of those of an earlier run, and writes records.json last.
 
     Args:
         folder: The records folder.
-        shards: {name: path it has now}.
+        shards: {name: path it has in the scratch folder}; the path is gone where an earlier run was killed here.
         about: What records.json is to hold.
+        report: What records_report.html is to hold.
     """
-    with _writing(folder):
-        path = os.path.join(folder, UNFINISHED, RECORDS_FILE)
-        with open(path, "w", encoding="utf-8") as f:
-            f.write(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-        # records.json goes first and comes last: with one in it, a folder is whole.
-        for name in sorted(_made_before(folder), key=lambda n: n != RECORDS_FILE):
-            os.remove(os.path.join(folder, name))
+    scratch = os.path.join(folder, UNFINISHED)
+    marker = os.path.join(scratch, _PUBLISHING)
+    with writing(folder):
+        for name, text in (
+            (RECORDS_FILE, json.dumps(about, indent=2, ensure_ascii=False) + "\n"),
+            (REPORT_FILE, report),
+        ):
+            with open(os.path.join(scratch, name), "w", encoding="utf-8") as f:
+                f.write(text)
+        if not os.path.exists(marker):
+            # records.json goes first and comes last: with one in it, a folder is whole.
+            for name in sorted(_made_before(folder), key=lambda n: n != RECORDS_FILE):
+                os.remove(os.path.join(folder, name))
+            write_json(marker, list(shards))
         for name, written in shards.items():
-            os.replace(written, os.path.join(folder, name))
-        os.replace(path, os.path.join(folder, RECORDS_FILE))
-
-
-class TokenFile:
-    """Tokenized documents on disk, so that each of `dupe_factor` passes need not tokenize anew."""
-
-    def __init__(self, folder, split):
-        self._folder, self._path = folder, os.path.join(folder, f"tokens-{split}")
-        with _writing(folder):
-            self._file = open(self._path, "wb")  # noqa: SIM115
-
-    def append(self, block):
-        """Writes a `Block`."""
-        with _writing(self._folder):
-            for array in block:
-                np.save(self._file, array, allow_pickle=False)
-
-    def close(self):
-        """Ends writing."""
-        with _writing(self._folder):
-            self._file.close()
-
-    def blocks(self):
-        """Yields the blocks in the order they were written, one at a time."""
-        size = os.path.getsize(self._path)
-        with open(self._path, "rb") as f:
-            while f.tell() < size:
-                yield Block(*(np.load(f, allow_pickle=False) for _ in Block._fields))
+            if os.path.exists(written):
+                os.replace(written, os.path.join(folder, name))
+        for name in (REPORT_FILE, RECORDS_FILE):
+            os.replace(os.path.join(scratch, name), os.path.join(folder, name))

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny_run
+from tests.tiny_corpus import make  # noqa: F401 (a fixture)
 from tfbert import distribution, fill_mask
 
 # Devices are fixed once TensorFlow has started, so they are set where pytest looks first. Work that

@@ -42,11 +42,16 @@ def require(ok, must, got, where=None, do=None):
         raise error(must, got, where, do)
 
 
-def run_program(main):
-    """Runs an absl `main(argv)`; an `InputError` ends it with status 2 and its message."""
+def run_program(main, foreign_flags=False):
+    """Runs an absl `main(argv)`; an `InputError` ends it with status 2 and its message.
+
+    Args:
+        main: The program.
+        foreign_flags: Whether it takes flags of another program, which stand behind `--` and are argv[1:].
+    """
 
     def guarded(argv):
-        if len(argv) > 1:
+        if any(not (foreign_flags and argument.startswith("--")) for argument in argv[1:]):
             print(f"error: no positional arguments are taken; got {argv[1:]}.", file=sys.stderr)
             return 2
         try:
