@@ -8,10 +8,9 @@ decided here, by content alone, so that no program can mix it up.
 import collections
 import dataclasses
 import hashlib
-import os
 from typing import NamedTuple
 
-from data_prep import datasets, json_lines, pydocs, seen, sentences, tables, text_files, texts
+from data_prep import datasets, json_lines, pydocs, seen, sentences, storage, tables, text_files, texts
 from data_prep.text_files import Span
 from tfbert import checks
 from tfbert.config import check_bounds, field
@@ -162,8 +161,7 @@ def identity(config):
         return pydocs.versions()
     if config.source == "tfds":
         return datasets.identity(config)
-    files = [(path, os.stat(path)) for path in text_files.input_files(config.input_file)]
-    return [[path, status.st_size, status.st_mtime_ns] for path, status in files]
+    return [[path, *storage.size_and_time(path)] for path in text_files.input_files(config.input_file)]
 
 
 def read(config, span, counts):

@@ -10,7 +10,7 @@ from tfbert import quiet  # isort: skip  # noqa: F401
 import collections
 import dataclasses
 
-from data_prep import corpus, dedup, record_files, report, runners, shards, token_files, workers
+from data_prep import corpus, dedup, record_files, report, runners, shards, storage, token_files, workers
 from data_prep import progress as progress_lines
 from tfbert import checks, config, features
 from tfbert.config import field
@@ -319,6 +319,12 @@ def run(cfg, beam_options=()):
     vocabulary = vocab.load(cfg.vocab_file, cfg.do_lower_case)
     masking.ordinary_ids(vocabulary)  # refuses a vocabulary without any
     spans, known = corpus.spans(cfg), shards.codes(cfg)
+    checks.require(
+        cfg.runner or not storage.is_remote(cfg.output_dir),
+        "output_dir must be a folder of this machine where its processes do the work",
+        cfg.output_dir,
+        do="Pass --runner to work on a cluster, or copy the records there afterwards",
+    )
     plan = {
         "config": said(cfg, vocabulary),
         "tokenizer_digest": vocabulary.digest,

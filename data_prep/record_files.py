@@ -5,11 +5,11 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import sys
 
 import tensorflow as tf
 
+from data_prep import storage
 from tfbert import checks
 
 RECORDS_FILE = "records.json"
@@ -37,23 +37,23 @@ def writing(folder):
 
 
 def _made_before(folder):
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
     return sorted(n for n in names if n == RECORDS_FILE or _SHARD.fullmatch(n))
 
 
 def write_json(path, content):
     """Writes JSON so that the file is there whole or not at all."""
-    with open(path + ".part", "w", encoding="utf-8") as f:
+    with tf.io.gfile.GFile(path + ".part", "w") as f:
         f.write(json.dumps(content))  # json.dump would not use the encoder that is written in C
-    os.replace(path + ".part", path)
+    storage.rename(path + ".part", path)
 
 
 def read_json(path):
     """What a JSON file holds; None if there is none."""
     try:
-        with open(path, encoding="utf-8") as f:
-            return json.load(f)
-    except FileNotFoundError:
+        with tf.io.gfile.GFile(path) as f:
+            return json.loads(f.read())
+    except tf.errors.NotFoundError:
         return None
 
 
@@ -74,7 +74,7 @@ def _begin(folder, overwrite, plan):
         folder,
         "Run its command again to finish it, choose another folder, or pass --overwrite to begin anew",
     )
-    if same and os.path.exists(os.path.join(scratch, _PUBLISHING)):
+    if same and tf.io.gfile.exists(os.path.join(scratch, _PUBLISHING)):
         return scratch, same
     found = _made_before(folder)
     checks.require(
@@ -85,6 +85,25 @@ def _begin(folder, overwrite, plan):
         "Choose another folder, or pass --overwrite to replace them",
     )
     return scratch, same
+
+
+def _remove_folder(folder):
+    with contextlib.suppress(tf.errors.OpError):
+        tf.io.gfile.rmtree(folder)
+
+
+def _lock(scratch):
+    """Holds a lock until the file that is returned is closed. In a store there are none."""
+    if storage.is_remote(scratch):
+        return contextlib.nullcontext()
+    lock = open(os.path.join(scratch, "lock"), "w")  # noqa: SIM115
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        lock.close()
+        must = "one process at a time may make records in a folder"
+        raise checks.error(must, "another one that is at work", scratch, "Wait for it or stop it") from e
+    return lock
 
 
 @contextlib.contextmanager
@@ -107,14 +126,9 @@ def unfinished(folder, overwrite, plan):
     with writing(folder), contextlib.ExitStack() as stack:
         scratch, same = _begin(folder, overwrite, plan)
         if not same:
-            shutil.rmtree(scratch, ignore_errors=True)
-        os.makedirs(scratch, exist_ok=True)
-        lock = stack.enter_context(open(os.path.join(scratch, "lock"), "w"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            must = "one process at a time may make records in a folder"
-            raise checks.error(must, "another one that is at work", folder, "Wait for it or stop it") from e
+            _remove_folder(scratch)
+        tf.io.gfile.makedirs(scratch)
+        stack.enter_context(_lock(scratch))
         if same:
             print(f"going on with what an earlier run finished in {scratch}", file=sys.stderr)
         else:
@@ -125,9 +139,9 @@ def unfinished(folder, overwrite, plan):
             yield scratch
         except checks.InputError as e:
             if not getattr(e, "can_go_on", False):
-                shutil.rmtree(scratch, ignore_errors=True)
+                _remove_folder(scratch)
             raise
-        shutil.rmtree(scratch, ignore_errors=True)
+        _remove_folder(scratch)
 
 
 class Shard:
@@ -154,7 +168,7 @@ class Shard:
     def finish(self, about):
         """Gives it its name, and keeps what there is to tell of it."""
         with writing(os.path.dirname(os.path.dirname(self.path))):
-            os.replace(self.path + ".part", self.path)
+            storage.rename(self.path + ".part", self.path)
             write_json(self.path + ".json", about)
 
 
@@ -174,15 +188,15 @@ def publish(folder, shards, about, report):
             (RECORDS_FILE, json.dumps(about, indent=2, ensure_ascii=False) + "\n"),
             (REPORT_FILE, report),
         ):
-            with open(os.path.join(scratch, name), "w", encoding="utf-8") as f:
+            with tf.io.gfile.GFile(os.path.join(scratch, name), "w") as f:
                 f.write(text)
-        if not os.path.exists(marker):
+        if not tf.io.gfile.exists(marker):
             # records.json goes first and comes last: with one in it, a folder is whole.
             for name in sorted(_made_before(folder), key=lambda n: n != RECORDS_FILE):
-                os.remove(os.path.join(folder, name))
+                tf.io.gfile.remove(os.path.join(folder, name))
             write_json(marker, list(shards))
         for name, written in shards.items():
-            if os.path.exists(written):
-                os.replace(written, os.path.join(folder, name))
+            if tf.io.gfile.exists(written):
+                storage.rename(written, os.path.join(folder, name))
         for name in (REPORT_FILE, RECORDS_FILE):
-            os.replace(os.path.join(scratch, name), os.path.join(folder, name))
+            storage.rename(os.path.join(scratch, name), os.path.join(folder, name))

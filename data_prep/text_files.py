@@ -6,15 +6,13 @@ once wherever C can do it. A span of a file owns the lines that begin in it.
 
 import codecs
 import contextlib
-import glob
 import gzip
 import itertools
-import os
 import sys
 import zlib
 from typing import NamedTuple
 
-from data_prep import texts
+from data_prep import storage, texts
 from tfbert import checks
 
 _BEYOND = 1 << 16  # bytes that are read at once past a span's end, where a document seldom goes on for long
@@ -47,14 +45,14 @@ def input_files(patterns):
     """
     files = {}
     for pattern in patterns:
-        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        matches = storage.find(pattern)
         checks.require(matches, "input_file must match at least one file", "none", pattern, "Check the path")
         for path in matches:
-            checks.require(not os.path.isdir(path), "input_file must match files only", "a folder", path, "Add /*")
-            files.setdefault(os.path.realpath(path), path)
+            checks.require(not storage.is_folder(path), "input_file must match files only", "a folder", path, "Add /*")
+            files.setdefault(storage.one_name(path), path)
     for path in files.values():
         try:
-            with open(path, "rb"):
+            with storage.open_to_read(path):
                 pass
         except OSError as e:
             raise _unreadable(path, e) from e
@@ -72,7 +70,7 @@ def span_bytes(total):
 
 def spans(files):
     """The spans of files, by bytes; a gzipped file cannot be entered in the middle and is one."""
-    sizes = [os.path.getsize(path) for path in files]
+    sizes = [storage.size_and_time(path)[0] for path in files]
     step = span_bytes(sum(sizes))
     out = []
     for path, size in zip(files, sizes):
@@ -174,7 +172,8 @@ def _is_blank(data):
 
 
 def _open(path):
-    return gzip.open(path) if path.endswith(".gz") else open(path, "rb")
+    file = storage.open_to_read(path)
+    return gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file
 
 
 def runs(span, longest=None):

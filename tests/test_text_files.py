@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from data_prep import corpus, sentences, text_files
+from data_prep import corpus, sentences, storage, text_files
 from data_prep import texts as limits
 from data_prep.corpus import CorpusConfig
 from tests.sources import as_text, cut, many, read, read_counted, read_spans, texts, write
@@ -258,7 +258,7 @@ class TestBadInput:
         def refuse(*_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(text_files, "open", refuse, raising=False)  # root may read everything
+        monkeypatch.setattr(storage, "open", refuse, raising=False)  # root may read everything
         for what in (lambda: corpus.spans(cfg), lambda: read_spans(cfg, spans)):
             with pytest.raises(checks.InputError, match=r"must be readable; got Permission denied \(at .*a\.txt\)"):
                 what()
