@@ -4,6 +4,8 @@ import concurrent.futures
 import gc
 import multiprocessing
 import os
+import pickle
+import tempfile
 import threading
 from concurrent.futures import process
 from multiprocessing import connection
@@ -30,7 +32,7 @@ def done():
     return _done.value
 
 
-def _begin(counter, set_up, arguments):
+def _begin(counter, set_up_file):
     global _set_up, _done
     _done = counter
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -39,6 +41,8 @@ def _begin(counter, set_up, arguments):
     # A process a core: threads would only wait for one another.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    with open(set_up_file, "rb") as f:
+        set_up, arguments = pickle.load(f)
     _set_up = set_up(*arguments)
     # What is there by now stays: looking for garbage among it again and again costs a quarter of the time.
     gc.collect()
@@ -66,7 +70,7 @@ class Workers:
 
     def __init__(self, num_workers, set_up, arguments):
         self._num_workers, self._set_up, self._arguments = num_workers, set_up, arguments
-        self._pool = self._own = None
+        self._pool = self._own = self._file = None
 
     def __enter__(self):
         return self
@@ -74,6 +78,7 @@ class Workers:
     def __exit__(self, *_):
         if self._pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
+            self._file.close()
 
     def map(self, task, arguments, large=True, report=lambda: None):
         """Carries out `task(what set_up gave, argument)` for every argument.
@@ -100,8 +105,13 @@ class Workers:
                 report()
             return
         if self._pool is None:
+            # Through a file: what is more than a pipe holds would be read by a process only when it has imported
+            # the program, and until then the next one would not be started.
+            self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115
+            pickle.dump((self._set_up, self._arguments), self._file)
+            self._file.flush()
             self._pool = concurrent.futures.ProcessPoolExecutor(
-                self._num_workers, multiprocessing.get_context("spawn"), _begin, (_done, self._set_up, self._arguments)
+                self._num_workers, multiprocessing.get_context("spawn"), _begin, (_done, self._file.name)
             )
         jobs = {self._pool.submit(_carry_out, task, argument): place for place, argument in enumerate(arguments)}
         waiting = set(jobs)
