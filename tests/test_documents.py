@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import itertools
 import pathlib
 import re
 import shlex
@@ -51,9 +52,9 @@ def flags_of(module):
 
 
 def given(words):
-    """{flag: value} of words of a command line."""
+    """{flag: value} of words of a command line; what stands behind -- is another program's."""
     out = {}
-    for word in words:
+    for word in itertools.takewhile(lambda word: word != "--", words):
         if word.startswith("--"):
             key, _, value = word.removeprefix("--").partition("=")
             out[key] = value
