@@ -18,17 +18,28 @@ def gelu(x):
     return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
-ACTIVATIONS = {"gelu": gelu, "relu": lambda x: np.maximum(x, 0.0), "tanh": np.tanh, "linear": lambda x: x}
+def gelu_erf(x):
+    """0.5 x (1 + erf(x / sqrt(2)))."""
+    return 0.5 * x * (1.0 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2.0)))
+
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_erf": gelu_erf,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "tanh": np.tanh,
+    "linear": lambda x: x,
+}
 
 
 def dense(x, params, scope):
     return x @ params[f"{scope}/kernel"] + params[f"{scope}/bias"]
 
 
-def layer_norm(x, params, scope):
+def layer_norm(x, params, scope, epsilon=1e-12):
     mean = x.mean(-1, keepdims=True)
     variance = ((x - mean) ** 2).mean(-1, keepdims=True)
-    return (x - mean) / np.sqrt(variance + 1e-12) * params[f"{scope}/gamma"] + params[f"{scope}/beta"]
+    return (x - mean) / np.sqrt(variance + epsilon) * params[f"{scope}/gamma"] + params[f"{scope}/beta"]
 
 
 def softmax(scores):
@@ -51,34 +62,32 @@ def self_attention(hidden, visible, params, scope, num_heads):
     return out
 
 
-def block(hidden, visible, params, scope, num_heads, activation):
+def block(hidden, visible, params, scope, num_heads, activation, epsilon=1e-12):
     """One sequence through one transformer layer, [L, D] -> [L, D]."""
     context = self_attention(hidden, visible, params, f"{scope}/attention/self", num_heads)
     projected = dense(context, params, f"{scope}/attention/output/dense")
-    hidden = layer_norm(hidden + projected, params, f"{scope}/attention/output/LayerNorm")
+    hidden = layer_norm(hidden + projected, params, f"{scope}/attention/output/LayerNorm", epsilon)
     wide = ACTIVATIONS[activation](dense(hidden, params, f"{scope}/intermediate/dense"))
     narrow = dense(wide, params, f"{scope}/output/dense")
-    return layer_norm(hidden + narrow, params, f"{scope}/output/LayerNorm")
+    return layer_norm(hidden + narrow, params, f"{scope}/output/LayerNorm", epsilon)
 
 
-def embed(input_ids, segment_ids, params, scope):
-    """One sequence: [L] and [L] -> [L, D]."""
+def embed(input_ids, segment_ids, params, scope, epsilon=1e-12):
+    """One sequence: [L] and [L] -> [L, E]."""
     rows = [
         params[f"{scope}/word_embeddings"][token]
         + params[f"{scope}/token_type_embeddings"][segment]
         + params[f"{scope}/position_embeddings"][position]
         for position, (token, segment) in enumerate(zip(input_ids, segment_ids))
     ]
-    return layer_norm(np.array(rows), params, f"{scope}/LayerNorm")
+    return layer_norm(np.array(rows), params, f"{scope}/LayerNorm", epsilon)
 
 
-def encoder(features, params, num_layers, num_heads, activation="gelu"):
-    """The encoder on a batch.
+def hidden_states(features, params, num_layers, num_heads, activation="gelu", epsilon=1e-12):
+    """What each layer of the encoder gives on a batch: a list of [B, L, D], beginning with the embeddings.
 
-    States of padding are computed as the others are: a padding query sees the real keys.
-
-    Returns:
-        {"sequence_output": [B, L, D], "pooled_output": [B, D]}.
+    States of padding are computed as the others are: a padding query sees the real keys. Embeddings that have
+    another width than the layers are projected (Lan et al. 2019, https://arxiv.org/abs/1909.11942, section 3.1).
     """
     sequences = []
     for input_ids, input_mask, segment_ids in zip(
@@ -87,25 +96,36 @@ def encoder(features, params, num_layers, num_heads, activation="gelu"):
         # A sequence that is all padding has nothing to prefer: it sees all of itself.
         keys = input_mask != 0 if input_mask.any() else np.ones(len(input_mask), bool)
         visible = np.tile(keys, (len(keys), 1))
-        hidden = embed(input_ids, segment_ids, params, "bert/embeddings")
+        hidden = embed(input_ids, segment_ids, params, "bert/embeddings", epsilon)
+        if "bert/encoder/embedding_hidden_mapping_in/kernel" in params:
+            hidden = dense(hidden, params, "bert/encoder/embedding_hidden_mapping_in")
+        states = [hidden]
         for i in range(num_layers):
-            hidden = block(hidden, visible, params, f"bert/encoder/layer_{i}", num_heads, activation)
-        sequences.append(hidden)
-    sequence_output = np.array(sequences)
+            scope = f"bert/encoder/layer_{i}"
+            states.append(block(states[-1], visible, params, scope, num_heads, activation, epsilon))
+        sequences.append(states)
+    return [np.array(layer) for layer in zip(*sequences)]
+
+
+def encoder(features, params, num_layers, num_heads, activation="gelu", epsilon=1e-12):
+    """The encoder on a batch: {"sequence_output": [B, L, D], "pooled_output": [B, D]}."""
+    sequence_output = hidden_states(features, params, num_layers, num_heads, activation, epsilon)[-1]
     pooled = np.tanh(dense(sequence_output[:, 0], params, "bert/pooler/dense"))
     return {"sequence_output": sequence_output, "pooled_output": pooled}
 
 
-def pretrainer(features, params, num_layers, num_heads, activation="gelu"):
+def pretrainer(features, params, num_layers, num_heads, activation="gelu", epsilon=1e-12):
     """The encoder and both heads on a batch: also "masked_lm_logits" and "next_sentence_logits"."""
-    outputs = encoder(features, params, num_layers, num_heads, activation)
+    outputs = encoder(features, params, num_layers, num_heads, activation, epsilon)
+    tied = params["bert/embeddings/word_embeddings"]
+    decoder = params.get("cls/predictions/output_weights", tied)  # [V, E]
     logits = []
     for states, positions in zip(outputs["sequence_output"], features["masked_lm_positions"]):
         rows = []
         for position in positions:
             x = ACTIVATIONS[activation](dense(states[position], params, "cls/predictions/transform/dense"))
-            x = layer_norm(x, params, "cls/predictions/transform/LayerNorm")
-            rows.append(params["bert/embeddings/word_embeddings"] @ x + params["cls/predictions/output_bias"])
+            x = layer_norm(x, params, "cls/predictions/transform/LayerNorm", epsilon)
+            rows.append(decoder @ x + params["cls/predictions/output_bias"])
         logits.append(rows)
     outputs["masked_lm_logits"] = np.array(logits)
     outputs["next_sentence_logits"] = np.array(
@@ -113,6 +133,15 @@ def pretrainer(features, params, num_layers, num_heads, activation="gelu"):
             params["cls/seq_relationship/output_weights"] @ x + params["cls/seq_relationship/output_bias"]
             for x in outputs["pooled_output"]
         ]
+    )
+    return outputs
+
+
+def classifier(features, params, num_layers, num_heads):
+    """The encoder and a classifier on a batch: also "logits" [B, C]."""
+    outputs = encoder(features, params, num_layers, num_heads)
+    outputs["logits"] = np.array(
+        [params["classifier/output_weights"] @ x + params["classifier/output_bias"] for x in outputs["pooled_output"]]
     )
     return outputs
 

@@ -104,12 +104,20 @@ def test_unknown_preset():
         ("hidden_dropout_prob", 1.5, r"hidden_dropout_prob must be at most 1.0; got hidden_dropout_prob=1.5"),
         ("attention_probs_dropout_prob", -0.1, "must be at least 0.0"),
         ("attention_probs_dropout_prob", float("nan"), "must be at least 0.0"),
-        ("hidden_act", "gelu_new", "hidden_act must be one of gelu, relu, tanh, linear; got hidden_act='gelu_new'"),
+        (
+            "hidden_act",
+            "gelu_new",
+            "hidden_act must be one of gelu, gelu_erf, relu, tanh, linear; got hidden_act='gelu_new'",
+        ),
         ("hidden_size", "768", "hidden_size must be of type int; got hidden_size='768'"),
         ("hidden_size", 768.0, "hidden_size must be of type int"),
         ("num_hidden_layers", True, "num_hidden_layers must be of type int; got num_hidden_layers=True"),
         ("hidden_size", None, "hidden_size must be of type int"),
         ("initializer_range", "0.02", "initializer_range must be of type float"),
+        ("layer_norm_eps", -1e-12, "layer_norm_eps must be at least 0.0; got layer_norm_eps=-1e-12"),
+        ("embedding_size", 0, "embedding_size must be at least 1; got embedding_size=0"),
+        ("embedding_size", 4.0, "embedding_size must be of type int"),
+        ("tie_word_embeddings", 1, "tie_word_embeddings must be of type bool; got tie_word_embeddings=1"),
         ("num_attention_heads", 7, "hidden_size must be a multiple of num_attention_heads; got hidden_size=768, .*=7"),
     ],
 )
@@ -174,6 +182,79 @@ def test_bad_files_are_named(tmp_path, content, message):
     with pytest.raises(checks.InputError, match=message) as caught:
         config.read_bert_config(write_json(tmp_path, content))
     assert "bert_config.json" in str(caught.value)
+
+
+# As transformers writes the configuration of a BertForPreTraining, in part.
+HUGGING_FACE = {
+    "_name_or_path": "bert-base-uncased",
+    "architectures": ["BertForPreTraining"],
+    "hidden_act": "gelu",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "layer_norm_eps": 1e-5,
+    "model_type": "bert",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "tie_word_embeddings": False,
+    "transformers_version": "4.57.1",
+    "vocab_size": 97,
+}
+
+
+def test_hugging_faces_configuration(tmp_path):
+    made = config.read_bert_config(write_json(tmp_path, HUGGING_FACE))
+    assert made == config.EncoderConfig(
+        vocab_size=97,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        hidden_act="gelu_erf",
+        layer_norm_eps=1e-5,
+        tie_word_embeddings=False,
+    )
+
+
+@pytest.mark.parametrize("key", config.HUGGING_FACE_KEYS)
+@pytest.mark.parametrize(
+    "theirs, ours", [("gelu", "gelu_erf"), ("gelu_new", "gelu"), ("gelu_pytorch_tanh", "gelu"), ("relu", "relu")]
+)
+def test_each_key_of_hugging_face_tells_its_activations(tmp_path, key, theirs, ours):
+    path = write_json(tmp_path, GOOGLE_MULTILINGUAL | {key: HUGGING_FACE[key], "hidden_act": theirs})
+    assert config.read_bert_config(path).hidden_act == ours
+
+
+def test_their_activation_is_gelu_where_none_is_given(tmp_path):
+    """Theirs: the exact one; Google's: the approximation."""
+    without = {k: v for k, v in HUGGING_FACE.items() if k != "hidden_act"}
+    assert config.read_bert_config(write_json(tmp_path, without)).hidden_act == "gelu_erf"
+    without = {k: v for k, v in GOOGLE_MULTILINGUAL.items() if k != "hidden_act"}
+    assert config.read_bert_config(write_json(tmp_path, without)).hidden_act == "gelu"
+
+
+def test_factorised_embeddings_of_a_configuration(tmp_path):
+    path = write_json(tmp_path, HUGGING_FACE | {"model_type": "electra", "embedding_size": 16})
+    assert config.read_bert_config(path).embedding_size == 16
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"hidden_act": "quick_gelu"}, "hidden_act of Hugging Face must be one of gelu, .*; got 'quick_gelu'"),
+        ({"hidden_act": ["gelu"]}, r"got \['gelu'\]"),
+        ({"model_type": "roberta"}, "model_type must be one of bert, electra; got 'roberta'"),
+        ({"model_type": "distilbert", "dim": 64}, "got 'distilbert'"),
+    ],
+)
+def test_what_is_not_like_bert_is_refused(tmp_path, changed, message):
+    with pytest.raises(checks.InputError, match=message):
+        config.read_bert_config(write_json(tmp_path, HUGGING_FACE | changed))
+
+
+def test_configurations_from_before_the_newer_fields():
+    newer = ("layer_norm_eps", "embedding_size", "tie_word_embeddings")
+    old = {k: v for k, v in config.to_dict(EncoderConfig(vocab_size=97)).items() if k not in newer}
+    assert config.from_dict(EncoderConfig, old) == EncoderConfig(vocab_size=97)
 
 
 def test_file_that_is_not_there(tmp_path):

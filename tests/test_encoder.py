@@ -1,5 +1,6 @@
 """Tests of tfbert.encoder."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -27,10 +28,19 @@ def plain():
     return model()
 
 
-@pytest.mark.parametrize("activation", ["gelu", "relu"])
-def test_equals_reference(activation):
-    built = model(hidden_act=activation)
-    expected = reference.encoder(FEATURES, tiny.weights(built), LAYERS, N, activation)
+@pytest.mark.parametrize(
+    "more, activation, epsilon",
+    [
+        ({}, "gelu", 1e-12),
+        ({}, "relu", 1e-12),
+        ({}, "gelu_erf", 1e-12),
+        ({}, "gelu", 0.3),  # large, so that each norm's shows
+        ({"embedding_size": 7}, "gelu_erf", 0.3),
+    ],
+)
+def test_equals_reference(more, activation, epsilon):
+    built = model(hidden_act=activation, layer_norm_eps=epsilon, **more)
+    expected = reference.encoder(FEATURES, tiny.weights(built), LAYERS, N, activation, epsilon)
     found = built(inputs())
     assert set(found) == set(expected)
     for name in expected:
@@ -42,6 +52,35 @@ def test_is_functional_with_the_names_of_the_records(plain):
     assert plain.output["sequence_output"].shape == (None, None, D)
     assert plain.output["pooled_output"].shape == (None, D)
     assert plain.get_layer("embeddings").word_embeddings.path == "bert/embeddings/word_embeddings"
+
+
+def test_factorised_embeddings_are_projected():
+    """Where they are as wide as the encoder there is no projection, as in ALBERT and ELECTRA."""
+    shapes = {v.path: tuple(v.shape) for v in model(embedding_size=7).variables}
+    assert shapes["bert/encoder/embedding_hidden_mapping_in/kernel"] == (7, D)
+    assert shapes["bert/encoder/embedding_hidden_mapping_in/bias"] == (D,)
+    assert shapes["bert/embeddings/word_embeddings"] == (tiny.V, 7)
+    assert shapes["bert/embeddings/LayerNorm/gamma"] == (7,)
+    plain = {v.path: tuple(v.shape) for v in model().variables}
+    assert plain == {v.path: tuple(v.shape) for v in model(embedding_size=D).variables}
+    assert shapes.keys() - plain.keys() == {
+        "bert/encoder/embedding_hidden_mapping_in/kernel",
+        "bert/encoder/embedding_hidden_mapping_in/bias",
+    }
+
+
+@pytest.mark.parametrize("more", [{}, {"embedding_size": 7}])
+def test_layer_outputs(more):
+    built = model(**more)
+    outputs = encoder.layer_outputs(built)
+    expected = reference.hidden_states(FEATURES, tiny.weights(built), LAYERS, N)[1:]
+    assert len(outputs) == len(expected) == LAYERS
+    found = keras.Model(built.input, outputs)(inputs())
+    for i in range(LAYERS):
+        np.testing.assert_allclose(found[i], expected[i], atol=1e-5, err_msg=str(i))
+    assert outputs[-1] is built.output["sequence_output"]
+    first = keras.Model(built.input, outputs[:1])
+    assert not [v.path for v in first.variables if "layer_1" in v.path or "pooler" in v.path]
 
 
 def test_more_padding_changes_nothing(plain):

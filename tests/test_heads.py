@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from tests import reference, tiny, tiny_packed
 from tests.tiny import LAYERS, B, L, N, P, V
-from tfbert import config, heads, objectives
+from tfbert import checks, config, heads, objectives
 from tfbert.layers import dropout, initializers
+from tfbert.optimizers import param_groups
 
 FEATURES = tiny.features()
 INPUTS = tiny.inputs(FEATURES)
@@ -73,6 +74,73 @@ def test_equals_reference(activation):
     assert set(found) == set(expected)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tie_word_embeddings": False},
+        {"embedding_size": 7},
+        {"embedding_size": 7, "tie_word_embeddings": False, "layer_norm_eps": 0.3, "hidden_act": "gelu_erf"},
+    ],
+    ids=str,
+)
+def test_other_kinds_equal_reference(more):
+    built = model(**more)
+    activation, epsilon = more.get("hidden_act", "gelu"), more.get("layer_norm_eps", 1e-12)
+    expected = reference.pretrainer(FEATURES, tiny.weights(built), LAYERS, N, activation, epsilon)
+    found = built(INPUTS)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
+
+
+def test_decoder_that_is_not_tied_is_one_more_variable():
+    tied, untied = ({v.path: tuple(v.shape) for v in m.variables} for m in (model(), model(tie_word_embeddings=False)))
+    assert untied == tied | {"cls/predictions/output_weights": (V, tiny.D)}
+    narrow = {v.path: tuple(v.shape) for v in model(embedding_size=7, tie_word_embeddings=False).variables}
+    assert narrow["cls/predictions/output_weights"] == (V, 7)
+    assert narrow["cls/predictions/transform/dense/kernel"] == (tiny.D, 7)
+    assert narrow["cls/predictions/transform/LayerNorm/gamma"] == (7,)
+    # Every variable is decayed or not, and matrices are.
+    mask = param_groups.decay_mask(narrow)
+    assert mask["cls/predictions/output_weights"] and mask["bert/encoder/embedding_hidden_mapping_in/kernel"]
+
+
+class TestClassifier:
+    CLASSES = 5
+
+    @pytest.fixture(scope="class")
+    def built(self):
+        return tiny.randomize(heads.build_classifier(tiny.config(), self.CLASSES))
+
+    def test_equals_reference(self, built):
+        inputs = {x.name: FEATURES[x.name] for x in built.inputs}
+        params = tiny.weights(built)
+        expected = reference.classifier(FEATURES, params, LAYERS, N)
+        found = built(inputs)
+        assert found.keys() == expected.keys() == {"logits", "pooled_output", "sequence_output"}
+        assert found["logits"].shape == (B, self.CLASSES) and found["logits"].dtype == tf.float32
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
+
+    def test_its_variables(self, built):
+        """The encoder's, under the names that a pre-trained model has, and two."""
+        shapes = {v.path: tuple(v.shape) for v in built.variables}
+        encoder = {v.path: tuple(v.shape) for v in model().variables if v.path.startswith("bert/")}
+        head = {"classifier/output_weights": (self.CLASSES, tiny.D), "classifier/output_bias": (self.CLASSES,)}
+        assert shapes == encoder | head
+        assert param_groups.decay_mask(shapes)["classifier/output_weights"]
+
+    def test_drops_the_pooled_output(self):
+        built = tiny.randomize(heads.build_classifier(tiny.config(hidden_dropout_prob=1.0), self.CLASSES))
+        inputs = {x.name: FEATURES[x.name] for x in built.inputs}
+        bias = next(v for v in built.variables if v.path == "classifier/output_bias")
+        np.testing.assert_array_equal(built(inputs, training=True)["logits"], np.tile(bias, (B, 1)))
+        assert np.ptp(built(inputs)["logits"], axis=0).min() > 1e-3
+
+    def test_no_label(self):
+        with pytest.raises(checks.InputError, match="num_labels must be at least 1; got num_labels=0"):
+            heads.build_classifier(tiny.config(), 0)
 
 
 def test_shapes_and_types(plain):
@@ -203,8 +271,21 @@ def test_the_step_compiles_to_static_shapes():
     assert "<=" not in step.experimental_get_compiler_ir(features, tf.constant([1, 2]))(stage="hlo")
 
 
-@pytest.mark.parametrize("shape", [(B, L), (None, None)])
-def test_converts_to_tflite_with_builtins_only(plain, shape):
+@pytest.mark.parametrize(
+    "more, shape",
+    [
+        ({}, (B, L)),
+        ({}, (None, None)),
+        pytest.param(
+            {"hidden_act": "gelu_erf", "embedding_size": 7, "tie_word_embeddings": False},
+            (None, None),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=str,
+)
+def test_converts_to_tflite_with_builtins_only(more, shape):
+    plain = model(**more)
     spec = {k: tf.TensorSpec([shape[0], P if k == "masked_lm_positions" else shape[1]], tf.int32, k) for k in INPUTS}
     run = tf.function(lambda **x: plain(x, training=False)).get_concrete_function(**spec)
     holder = tf.Module()

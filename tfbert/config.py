@@ -119,7 +119,9 @@ class EncoderConfig:
     num_attention_heads: int = field(12, "Attention heads a layer; divides hidden_size.", lower_bound=1)
     intermediate_size: int = field(3072, "Width of the feed-forward layer.", lower_bound=1)
     hidden_act: str = field(
-        "gelu", "Activation; gelu is the tanh approximation.", choices=("gelu", "relu", "tanh", "linear")
+        "gelu",
+        "Activation; gelu is the tanh approximation, gelu_erf the exact one.",
+        choices=("gelu", "gelu_erf", "relu", "tanh", "linear"),
     )
     hidden_dropout_prob: float = field(0.1, "Dropout of hidden states.", lower_bound=0.0, upper_bound=1.0)
     attention_probs_dropout_prob: float = field(
@@ -128,6 +130,11 @@ class EncoderConfig:
     max_position_embeddings: int = field(512, "Longest sequence.", lower_bound=1)
     type_vocab_size: int = field(2, "Segments.", lower_bound=1)
     initializer_range: float = field(0.02, "Deviation of the truncated normal initialiser.", lower_bound=0.0)
+    layer_norm_eps: float = field(1e-12, "What layer norms add to the variance.", lower_bound=0.0)
+    embedding_size: int | None = field(
+        None, "Width of the embeddings, projected to hidden_size if it is another; None: hidden_size.", lower_bound=1
+    )
+    tie_word_embeddings: bool = field(True, "Whether the masked language model scores with the word embeddings.")
 
     def __post_init__(self):
         check_bounds(self)
@@ -136,6 +143,26 @@ class EncoderConfig:
             "hidden_size must be a multiple of num_attention_heads",
             f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}",
         )
+
+
+# Activations of Hugging Face's configurations -> ours. "gelu" is the exact one there; here and in Google's
+# configurations it is the tanh approximation, which BERT was trained with.
+HUGGING_FACE_ACTIVATIONS = {
+    "gelu": "gelu_erf",
+    "gelu_python": "gelu_erf",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu_python_tanh": "gelu",
+    "gelu_accurate": "gelu",
+    "gelu_fast": "gelu",
+    "relu": "relu",
+    "tanh": "tanh",
+    "linear": "linear",
+}
+# A file with one of these keys is Hugging Face's.
+HUGGING_FACE_KEYS = ("model_type", "architectures", "transformers_version")
+# Models of theirs whose sizes have BERT's names, and whose layers are BERT's.
+HUGGING_FACE_MODELS = ("bert", "electra")
 
 
 def preset(name, **overrides):
@@ -152,10 +179,20 @@ def preset(name, **overrides):
 
 
 def read_bert_config(path):
-    """Reads any `bert_config.json`, Google's or another's; keys that are not ours are left alone.
+    """Reads Google's `bert_config.json` or Hugging Face's `config.json`; keys that are not ours are left alone.
 
-    Released configs carry keys of their tools (`directionality`, `pooler_*`, `model_type`), so
-    unknown keys are ignored here, and only here. A key of ours with a wrong value is an error.
+    Released configs carry keys of their tools (`directionality`, `pooler_*`), so unknown keys are ignored
+    here, and only here. A key of ours with a wrong value is an error. "gelu" is the tanh approximation in
+    Google's files and the exact function in Hugging Face's, which are told by their own keys.
+
+    Args:
+        path: The file.
+
+    Returns:
+        An `EncoderConfig`.
+
+    Raises:
+        InputError: it cannot be read, is of another kind of model, or a value does not hold.
     """
     try:
         with open(path, encoding="utf-8") as f:
@@ -167,7 +204,21 @@ def read_bert_config(path):
     checks.require(isinstance(raw, dict), "bert_config_file must hold a JSON object", type(raw).__name__, path)
     checks.require("vocab_size" in raw, "bert_config_file must give vocab_size", f"keys {sorted(raw)}", path)
     known = {f.name for f in dataclasses.fields(EncoderConfig)}
+    values = {k: v for k, v in raw.items() if k in known}
+    if any(key in raw for key in HUGGING_FACE_KEYS):
+        values["hidden_act"] = _hugging_face_activation(raw, path)
     try:
-        return EncoderConfig(**{k: v for k, v in raw.items() if k in known})
+        return EncoderConfig(**values)
     except checks.InputError as e:
         raise checks.InputError(f"{path}: {e}") from e
+
+
+def _hugging_face_activation(raw, path):
+    """Our name for the activation of a Hugging Face configuration of a model like BERT."""
+    model, theirs = raw.get("model_type", "bert"), raw.get("hidden_act", "gelu")
+    like = ", ".join(HUGGING_FACE_MODELS)
+    checks.require(model in HUGGING_FACE_MODELS, f"model_type must be one of {like}", f"{model!r}", path)
+    names = ", ".join(HUGGING_FACE_ACTIVATIONS)
+    is_known = isinstance(theirs, str) and theirs in HUGGING_FACE_ACTIVATIONS
+    checks.require(is_known, f"hidden_act of Hugging Face must be one of {names}", f"{theirs!r}", path)
+    return HUGGING_FACE_ACTIVATIONS[theirs]

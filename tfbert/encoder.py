@@ -3,7 +3,7 @@
 import keras
 
 from tfbert.config import EncoderConfig
-from tfbert.layers import attention_masks, embeddings, pooler, transformer
+from tfbert.layers import attention_masks, embeddings, initializers, pooler, transformer
 
 PACKED_INPUTS = ("position_ids", "next_sentence_positions")
 
@@ -28,19 +28,28 @@ def build_encoder(config: EncoderConfig, packed: bool = False) -> keras.Model:
     names = ("input_ids", "input_mask", "segment_ids", *(PACKED_INPUTS if packed else ()))
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
     position_ids, pooled_positions = (inputs.get(name) for name in PACKED_INPUTS)
+    width = config.embedding_size or config.hidden_size
     pattern = attention_masks.packed if packed else attention_masks.padding
     with keras.name_scope("bert"):
         hidden = embeddings.Embeddings(
             config.vocab_size,
-            config.hidden_size,
+            width,
             config.max_position_embeddings,
             config.type_vocab_size,
             config.hidden_dropout_prob,
             config.initializer_range,
+            config.layer_norm_eps,
             name="embeddings",
         )(inputs["input_ids"], inputs["segment_ids"], position_ids)
         attention_bias = attention_masks.AttentionBias(pattern, name="attention_bias")(inputs["input_mask"])
         with keras.name_scope("encoder"):
+            if width != config.hidden_size:
+                # Lan et al. 2019, section 3.1, under the name that it has there.
+                hidden = keras.layers.Dense(
+                    config.hidden_size,
+                    kernel_initializer=initializers.truncated_normal(config.initializer_range),
+                    name="embedding_hidden_mapping_in",
+                )(hidden)  # [B, L, D]
             for i in range(config.num_hidden_layers):
                 hidden = transformer.TransformerBlock(
                     config.hidden_size,
@@ -50,7 +59,24 @@ def build_encoder(config: EncoderConfig, packed: bool = False) -> keras.Model:
                     config.hidden_dropout_prob,
                     config.attention_probs_dropout_prob,
                     config.initializer_range,
+                    config.layer_norm_eps,
                     name=f"layer_{i}",
                 )(hidden, attention_bias)
         pooled = pooler.Pooler(config.hidden_size, config.initializer_range, name="pooler")(hidden, pooled_positions)
     return keras.Model(inputs, {"sequence_output": hidden, "pooled_output": pooled}, name="bert")
+
+
+def layer_outputs(model: keras.Model) -> list:
+    """What each transformer layer gives, from the first to the last.
+
+    Args:
+        model: Of `build_encoder` or of `tfbert.heads`; nothing in it changes.
+
+    Returns:
+        A list of symbolic tensors [B, L, D], for `keras.Model(model.input, ...)`; the last is "sequence_output".
+    """
+    names = {layer.name for layer in model.layers}
+    found = []
+    while (name := f"layer_{len(found)}") in names:
+        found.append(model.get_layer(name).output)
+    return found

@@ -3,26 +3,27 @@
 import keras
 import tensorflow as tf
 
+from tfbert import checks
 from tfbert.config import EncoderConfig
 from tfbert.encoder import build_encoder
-from tfbert.layers import activations, initializers, transformer
+from tfbert.layers import activations, dropout, initializers, transformer
 
 
 class Transform(keras.layers.Layer):
-    """LayerNorm(activation(dense(x))), [B, P, D] -> [B, P, D]; `cls/predictions/transform`."""
+    """LayerNorm(activation(dense(x))), [B, P, D] -> [B, P, E]; `cls/predictions/transform`."""
 
-    def __init__(self, hidden_size, activation, initializer_range, **kwargs):
+    def __init__(self, width, activation, initializer_range, layer_norm_epsilon, **kwargs):
         super().__init__(**kwargs)
         self.dense = keras.layers.Dense(
-            hidden_size, kernel_initializer=initializers.truncated_normal(initializer_range), name="dense"
+            width, kernel_initializer=initializers.truncated_normal(initializer_range), name="dense"
         )
         self.activation = activations.BY_NAME[activation]
-        self.LayerNorm = transformer.layer_norm()
+        self.LayerNorm = transformer.layer_norm(layer_norm_epsilon)
 
     def build(self, shape):
         """Builds the sublayers for [B, P, D]."""
         self.dense.build(shape)
-        self.LayerNorm.build(shape)
+        self.LayerNorm.build((*shape[:-1], self.dense.units))
 
     def call(self, x):
         """See the class."""
@@ -34,12 +35,14 @@ class MaskedLanguageModel(keras.layers.Layer):
 
     The states of the masked positions are gathered first: the vocabulary is the widest axis of the
     model, and about six positions in seven need no scores. The output matrix is the word embedding
-    table (Press & Wolf 2017); only its bias is the head's own.
+    table (Press & Wolf 2017) unless they are not tied; only its bias is the head's own then.
 
     Args:
         embeddings: The encoder's `Embeddings` layer, which is built already.
         activation: Name of the transform's activation.
-        initializer_range: Deviation of the transform's initialiser.
+        initializer_range: Deviation of the initialiser of what is the head's own.
+        layer_norm_epsilon: What the transform's norm adds to the variance.
+        tied: Whether the output matrix is the word embedding table.
 
     Call args:
         sequence_output: float [B, L, D].
@@ -49,54 +52,75 @@ class MaskedLanguageModel(keras.layers.Layer):
         float32 [B, P, V].
     """
 
-    def __init__(self, embeddings, activation="gelu", initializer_range=0.02, **kwargs):
+    def __init__(
+        self,
+        embeddings,
+        activation="gelu",
+        initializer_range=0.02,
+        layer_norm_epsilon=transformer.LAYER_NORM_EPSILON,
+        tied=True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.embeddings = embeddings
-        vocab_size, hidden_size = embeddings.word_embeddings.shape
-        self.vocab_size = vocab_size
-        self.transform = Transform(hidden_size, activation, initializer_range, name="transform")
+        self.embeddings, self.tied, self.initializer_range = embeddings, tied, initializer_range
+        self.vocab_size, self.width = embeddings.word_embeddings.shape
+        self.transform = Transform(self.width, activation, initializer_range, layer_norm_epsilon, name="transform")
 
     def build(self, sequence_output_shape, masked_lm_positions_shape):
-        """Builds the transform for [B, P, D] and makes the bias."""
+        """Builds the transform for [B, P, D], and makes the bias and, if it is not tied, the matrix."""
         batch, predictions = masked_lm_positions_shape
         self.transform.build((batch, predictions, sequence_output_shape[-1]))
         self.output_bias = self.add_weight(
             name="output_bias", shape=(self.vocab_size,), initializer="zeros", autocast=False
         )
+        if not self.tied:
+            self.output_weights = self.add_weight(
+                name="output_weights",
+                shape=(self.vocab_size, self.width),
+                initializer=initializers.truncated_normal(self.initializer_range),
+                autocast=False,
+            )
 
     def call(self, sequence_output, masked_lm_positions):
         """See the class."""
         states = tf.gather(sequence_output, masked_lm_positions, batch_dims=1)  # [B, P, D]
-        states = self.transform(states)
-        table = tf.cast(self.embeddings.word_embeddings, self.compute_dtype)  # [V, D]
+        states = self.transform(states)  # [B, P, E]
+        table = self.embeddings.word_embeddings if self.tied else self.output_weights
+        table = tf.cast(table, self.compute_dtype)  # [V, E]
         logits = tf.matmul(states, table, transpose_b=True)  # [B, P, V]
         return tf.cast(logits, tf.float32) + self.output_bias
 
 
-class NextSentence(keras.layers.Layer):
-    """Scores whether the second segment follows the first (task 2): [..., D] -> float32 [..., 2].
+class Classes(keras.layers.Layer):
+    """Scores classes of whole sequences: [..., D] -> float32 [..., C].
 
-    Class 0 is "is next" and 1 is "random". The matrix is stored [2, D], as Google's code stores it.
+    The matrix is stored [C, D], as Google's code stores it.
+
+    Args:
+        num_classes: C. Next sentence prediction (task 2) has two: 0 is "is next" and 1 is "random".
+        initializer_range: Deviation of the matrix's initialiser.
     """
 
-    def __init__(self, initializer_range=0.02, **kwargs):
+    def __init__(self, num_classes, initializer_range=0.02, **kwargs):
         super().__init__(**kwargs)
-        self.initializer_range = initializer_range
+        self.num_classes, self.initializer_range = num_classes, initializer_range
 
     def build(self, shape):
         """Makes the weights for [..., D]."""
         self.output_weights = self.add_weight(
             name="output_weights",
-            shape=(2, shape[-1]),
+            shape=(self.num_classes, shape[-1]),
             initializer=initializers.truncated_normal(self.initializer_range),
             autocast=False,
         )
-        self.output_bias = self.add_weight(name="output_bias", shape=(2,), initializer="zeros", autocast=False)
+        self.output_bias = self.add_weight(
+            name="output_bias", shape=(self.num_classes,), initializer="zeros", autocast=False
+        )
 
     def call(self, pooled_output):
         """See the class."""
         pooled_output = tf.cast(pooled_output, tf.float32)
-        return tf.matmul(pooled_output, self.output_weights, transpose_b=True) + self.output_bias  # [..., 2]
+        return tf.matmul(pooled_output, self.output_weights, transpose_b=True) + self.output_bias  # [..., C]
 
 
 def freeze_next_sentence(model: keras.Model) -> None:
@@ -119,16 +143,44 @@ def build_pretrainer(config: EncoderConfig, packed: bool = False) -> keras.Model
     Returns:
         A model from the encoder's inputs and "masked_lm_positions" int32 [B, P] to
         {"masked_lm_logits": float32 [B, P, V], "next_sentence_logits": float32 [B, 2]} and the
-        encoder's outputs. The tied table is one variable: `bert/embeddings/word_embeddings`.
+        encoder's outputs. A tied table is one variable, `bert/embeddings/word_embeddings`; the other matrix of
+        one that is not tied is `cls/predictions/output_weights`.
     """
     encoder = build_encoder(config, packed)
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
     outputs = dict(encoder.output)
     with keras.name_scope("cls"):
         outputs["masked_lm_logits"] = MaskedLanguageModel(
-            encoder.get_layer("embeddings"), config.hidden_act, config.initializer_range, name="predictions"
+            encoder.get_layer("embeddings"),
+            config.hidden_act,
+            config.initializer_range,
+            config.layer_norm_eps,
+            config.tie_word_embeddings,
+            name="predictions",
         )(outputs["sequence_output"], positions)
-        outputs["next_sentence_logits"] = NextSentence(config.initializer_range, name="seq_relationship")(
+        outputs["next_sentence_logits"] = Classes(2, config.initializer_range, name="seq_relationship")(
             outputs["pooled_output"]
         )
     return keras.Model({**encoder.input, "masked_lm_positions": positions}, outputs, name="pretrainer")
+
+
+def build_classifier(config: EncoderConfig, num_labels: int) -> keras.Model:
+    """Builds the encoder with a classifier of texts or pairs of texts: Devlin et al. 2019, section 4.1.
+
+    Args:
+        config: The encoder's sizes and rates; the pooled output is dropped at `hidden_dropout_prob`.
+        num_labels: C; 1 for a regression.
+
+    Returns:
+        A model from the encoder's inputs to {"logits": float32 [B, C]} and the encoder's outputs. The head's
+        variables are `classifier/output_weights` [C, D] and `classifier/output_bias` [C].
+
+    Raises:
+        InputError: there is no label.
+    """
+    checks.require(num_labels >= 1, "num_labels must be at least 1", f"num_labels={num_labels}")
+    encoder = build_encoder(config)
+    outputs = dict(encoder.output)
+    pooled = dropout.Dropout(config.hidden_dropout_prob, name="classifier_dropout")(outputs["pooled_output"])
+    outputs["logits"] = Classes(num_labels, config.initializer_range, name="classifier")(pooled)
+    return keras.Model(encoder.input, outputs, name="classifier_model")

@@ -2,7 +2,7 @@
 
 Dimension key of the whole package; a comment `# [B, F, N, H]` ends each line that changes a shape:
   B batch, L length, F query ("from") length, T key ("to") length, P predictions a sequence,
-  D hidden size, I intermediate size, N heads, H size per head (D = N * H), V vocabulary.
+  D hidden size, E embedding width, I intermediate size, N heads, H size per head (D = N * H), V vocabulary.
 
 Layers nest as the scopes of google-research/bert did, so that `variable.path` is the name that the
 variable has in Google's checkpoints. Each computes in the dtype of its Keras policy, and keeps

@@ -11,4 +11,9 @@ def gelu(x):
     return tf.nn.gelu(x, approximate=True)
 
 
-BY_NAME = {"gelu": gelu, "relu": tf.nn.relu, "tanh": tf.math.tanh, "linear": tf.identity}
+def gelu_erf(x):
+    """x * P(X <= x): Hendrycks & Gimpel 2016, section 2, in its exact form, which PyTorch calls gelu."""
+    return tf.nn.gelu(x, approximate=False)
+
+
+BY_NAME = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": tf.nn.relu, "tanh": tf.math.tanh, "linear": tf.identity}

@@ -12,11 +12,12 @@ class Embeddings(keras.layers.Layer):
 
     Args:
         vocab_size: V.
-        hidden_size: D.
+        embedding_size: E, the width of the tables.
         max_position_embeddings: Longest sequence.
         type_vocab_size: Number of segments.
         dropout_rate: Rate in [0, 1].
         initializer_range: Deviation of the tables' initialiser.
+        layer_norm_epsilon: What the norm adds to the variance.
 
     Call args:
         input_ids: int32 [B, L].
@@ -25,7 +26,7 @@ class Embeddings(keras.layers.Layer):
         training: Whether to drop.
 
     Returns:
-        float [B, L, D].
+        float [B, L, E].
 
     Raises:
         InputError: L is known when the graph is built, and longer than `max_position_embeddings`.
@@ -35,21 +36,22 @@ class Embeddings(keras.layers.Layer):
     def __init__(
         self,
         vocab_size,
-        hidden_size,
+        embedding_size,
         max_position_embeddings,
         type_vocab_size,
         dropout_rate=0.0,
         initializer_range=0.02,
+        layer_norm_epsilon=transformer.LAYER_NORM_EPSILON,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.table_shapes = {
-            "word_embeddings": (vocab_size, hidden_size),
-            "token_type_embeddings": (type_vocab_size, hidden_size),
-            "position_embeddings": (max_position_embeddings, hidden_size),
+            "word_embeddings": (vocab_size, embedding_size),
+            "token_type_embeddings": (type_vocab_size, embedding_size),
+            "position_embeddings": (max_position_embeddings, embedding_size),
         }
         self.initializer_range = initializer_range
-        self.LayerNorm = transformer.layer_norm()
+        self.LayerNorm = transformer.layer_norm(layer_norm_epsilon)
         self.dropout = dropout.Dropout(dropout_rate, name="dropout")
 
     def build(self, *input_shapes):
@@ -64,7 +66,7 @@ class Embeddings(keras.layers.Layer):
                 autocast=False,
             )
 
-        self.word_embeddings = table("word_embeddings")  # [V, D]
+        self.word_embeddings = table("word_embeddings")  # [V, E]
         self.token_type_embeddings = table("token_type_embeddings")
         self.position_embeddings = table("position_embeddings")
         self.LayerNorm.build((None, None, self.table_shapes["word_embeddings"][1]))
@@ -72,20 +74,20 @@ class Embeddings(keras.layers.Layer):
 
     def call(self, input_ids, segment_ids, position_ids=None, training=False):
         """See the class."""
-        words = tf.gather(self.word_embeddings, input_ids)  # [B, L, D]
+        words = tf.gather(self.word_embeddings, input_ids)  # [B, L, E]
         # Few rows: a product with one-hot vectors has a cheaper gradient than a lookup.
         segments = tf.one_hot(segment_ids, self.table_shapes["token_type_embeddings"][0])
-        segments = tf.matmul(segments, self.token_type_embeddings)  # [B, L, D]
+        segments = tf.matmul(segments, self.token_type_embeddings)  # [B, L, E]
         if position_ids is None:
-            positions = self._first_positions(input_ids)  # [L, D]
+            positions = self._first_positions(input_ids)  # [L, E]
         else:
-            positions = tf.gather(self.position_embeddings, position_ids)  # [B, L, D]
+            positions = tf.gather(self.position_embeddings, position_ids)  # [B, L, E]
         summed = self.LayerNorm(words + segments + positions)
         return self.dropout(tf.cast(summed, self.compute_dtype), training=training)
 
     def _first_positions(self, input_ids):
-        """Embeddings of the positions 0, 1, 2, ...: [L, D]."""
-        longest, hidden_size = self.table_shapes["position_embeddings"]
+        """Embeddings of the positions 0, 1, 2, ...: [L, E]."""
+        longest, width = self.table_shapes["position_embeddings"]
         static_length = input_ids.shape[1]
         checks.require(
             static_length is None or static_length <= longest,
@@ -93,4 +95,4 @@ class Embeddings(keras.layers.Layer):
             f"{static_length} tokens, max_position_embeddings={longest}",
         )
         # slice fails on a length beyond the table, where [:length] would give fewer rows.
-        return tf.slice(self.position_embeddings, [0, 0], [tf.shape(input_ids)[1], hidden_size])
+        return tf.slice(self.position_embeddings, [0, 0], [tf.shape(input_ids)[1], width])

@@ -9,9 +9,9 @@ from tfbert.layers import activations, attention, dropout, initializers
 LAYER_NORM_EPSILON = 1e-12
 
 
-def layer_norm():
+def layer_norm(epsilon=LAYER_NORM_EPSILON):
     """Ba et al. 2016 over the last axis, in float32 whatever the policy."""
-    return keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, dtype="float32", name="LayerNorm")
+    return keras.layers.LayerNormalization(epsilon=epsilon, dtype="float32", name="LayerNorm")
 
 
 class ResidualOutput(keras.layers.Layer):
@@ -21,6 +21,7 @@ class ResidualOutput(keras.layers.Layer):
         hidden_size: D.
         dropout_rate: Rate in [0, 1] at which the projection is dropped.
         initializer_range: Deviation of the kernel's initialiser.
+        layer_norm_epsilon: What the norm adds to the variance.
 
     Call args:
         x: float [B, L, any].
@@ -31,13 +32,15 @@ class ResidualOutput(keras.layers.Layer):
         float [B, L, D].
     """
 
-    def __init__(self, hidden_size, dropout_rate, initializer_range=0.02, **kwargs):
+    def __init__(
+        self, hidden_size, dropout_rate, initializer_range=0.02, layer_norm_epsilon=LAYER_NORM_EPSILON, **kwargs
+    ):
         super().__init__(**kwargs)
         self.dense = keras.layers.Dense(
             hidden_size, kernel_initializer=initializers.truncated_normal(initializer_range), name="dense"
         )
         self.dropout = dropout.Dropout(dropout_rate, name="dropout")
-        self.LayerNorm = layer_norm()
+        self.LayerNorm = layer_norm(layer_norm_epsilon)
 
     def build(self, x_shape, residual_shape):
         """Builds the sublayers for x [B, L, any] and residual [B, L, D]."""
@@ -60,13 +63,22 @@ class Attention(keras.layers.Layer):
     """
 
     def __init__(
-        self, hidden_size, num_attention_heads, hidden_dropout, attention_dropout, initializer_range, **kwargs
+        self,
+        hidden_size,
+        num_attention_heads,
+        hidden_dropout,
+        attention_dropout,
+        initializer_range,
+        layer_norm_epsilon,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.self_attention = attention.SelfAttention(
             hidden_size, num_attention_heads, attention_dropout, initializer_range, name="self"
         )
-        self.projection = ResidualOutput(hidden_size, hidden_dropout, initializer_range, name="output")
+        self.projection = ResidualOutput(
+            hidden_size, hidden_dropout, initializer_range, layer_norm_epsilon, name="output"
+        )
 
     def build(self, hidden_shape, attention_bias_shape=None):
         """Builds the sublayers for [B, L, D]."""
@@ -109,6 +121,7 @@ class TransformerBlock(keras.layers.Layer):
         hidden_dropout: Rate in [0, 1] before both residual sums.
         attention_dropout: Rate in [0, 1] of attention probabilities.
         initializer_range: Deviation of the kernels' initialiser.
+        layer_norm_epsilon: What both norms add to the variance.
 
     Call args:
         hidden: float [B, L, D].
@@ -131,15 +144,24 @@ class TransformerBlock(keras.layers.Layer):
         hidden_dropout=0.0,
         attention_dropout=0.0,
         initializer_range=0.02,
+        layer_norm_epsilon=LAYER_NORM_EPSILON,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.intermediate_size = intermediate_size
         self.attention = Attention(
-            hidden_size, num_attention_heads, hidden_dropout, attention_dropout, initializer_range, name="attention"
+            hidden_size,
+            num_attention_heads,
+            hidden_dropout,
+            attention_dropout,
+            initializer_range,
+            layer_norm_epsilon,
+            name="attention",
         )
         self.intermediate = Intermediate(intermediate_size, activation, initializer_range, name="intermediate")
-        self.projection = ResidualOutput(hidden_size, hidden_dropout, initializer_range, name="output")
+        self.projection = ResidualOutput(
+            hidden_size, hidden_dropout, initializer_range, layer_norm_epsilon, name="output"
+        )
 
     def build(self, hidden_shape, attention_bias_shape=None):
         """Builds the sublayers for [B, L, D]."""
