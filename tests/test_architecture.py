@@ -27,8 +27,18 @@ RANKS = (
         "tfbert.summaries",
         "tfbert.fill_mask",
         "tfbert.held_out",
+        "tfbert.convert",
     ),
-    ("tfbert.pretrain", "tfbert.evaluate", "tfbert.predict", "tfbert.demo", "data_prep", "export"),
+    (
+        "tfbert.pretrain",
+        "tfbert.evaluate",
+        "tfbert.predict",
+        "tfbert.demo",
+        "tfbert.convert_weights",
+        "tfbert.extract_features",
+        "data_prep",
+        "export",
+    ),
 )
 
 
