@@ -63,6 +63,19 @@ def test_a_flag_that_is_not_set_is_as_good_as_none(tmp_path):
     assert make(tmp_path, program=changed(new=None)) == run_folder.read(str(tmp_path))
 
 
+def test_a_run_from_before_a_field_of_the_encoder_goes_on(tmp_path):
+    trained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    for name in ("layer_norm_eps", "embedding_size", "tie_word_embeddings"):
+        del content["encoder"][name]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert run_folder.read(str(tmp_path)).encoder == tiny.config()
+    assert run_folder.load_pretrainer(str(tmp_path))[2] == 20
+    assert make(tmp_path) == run_folder.read(str(tmp_path))
+    with pytest.raises(checks.InputError, match=r"encoder.layer_norm_eps: 1e-12 -> 1e-05"):
+        make(tmp_path, tiny.config(layer_norm_eps=1e-5))
+
+
 def test_what_may_change_is_taken_over(tmp_path):
     make(tmp_path)
     versions = run_folder.read(str(tmp_path)).config["versions"]
@@ -86,7 +99,9 @@ def test_another_vocabulary_is_refused(tmp_path):
         run_folder.read(str(tmp_path))
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"pretrain": {}}', '{"encoder": {"hiden_size": 3}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"pretrain": {}}', '{"encoder": []}', '{"encoder": {"hiden_size": 3}}']
+)
 def test_broken_config(tmp_path, content):
     make(tmp_path)
     (tmp_path / "config.json").write_text(content)

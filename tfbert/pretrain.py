@@ -31,6 +31,7 @@ from tfbert import (
     run_folder,
     train_loop,
 )
+from tfbert.convert import assign, formats
 from tfbert.optimizers import adamw, param_groups, schedules
 from tfbert.text import selection
 from tfbert.text import vocab as vocab_lib
@@ -49,7 +50,11 @@ MAY_CHANGE = (
     "keep_checkpoint_max",
     "iterations_per_loop",
     "tpu_name",
+    "allow_missing",  # matters before the first step only
 )
+
+# Fields of the encoder that weights depend on and the shapes of weights do not show.
+UNSEEN = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +66,18 @@ class PretrainConfig:
     output_dir: str = config.field("", "The run folder; one that is there goes on.")
     vocab_file: str = config.field("", "vocab.txt, or the folder that holds it.")
     do_lower_case: bool | None = config.field(None, "Lower-case text; by default as the vocabulary says.")
-    bert_config_file: str = config.field("", "A bert_config.json; this or model.")
-    model: str = config.field("", "A published size; this or bert_config_file.", choices=("", *config.PRESETS))
-    init_checkpoint: str = config.field("", "A run folder, or a checkpoint prefix in one, to take weights from.")
+    bert_config_file: str = config.field("", "A bert_config.json; this or model, or neither with init_checkpoint.")
+    model: str = config.field(
+        "",
+        "A published size; this or bert_config_file; by default the model is that of init_checkpoint.",
+        choices=("", *config.PRESETS),
+    )
+    init_checkpoint: str = config.field(
+        "", "Weights to begin with: a run folder, a checkpoint, a Hugging Face folder or a KerasHub preset."
+    )
+    allow_missing: tuple[str, ...] = config.field(
+        (), "Globs of names that init_checkpoint may lack, or have and not be used, such as cls/*."
+    )
     max_seq_length: int = config.field(128, "Wordpieces a row, as the records have.", lower_bound=4)
     max_predictions_per_seq: int = config.field(20, "Masked wordpieces a row, at most.", lower_bound=1)
     mask_unit: str | None = config.field(
@@ -111,8 +125,8 @@ class PretrainConfig:
         for name in ("input_file", "output_dir", "vocab_file"):
             checks.require(getattr(self, name), f"--{name} must be given", f"{name}={getattr(self, name)!r}")
         checks.require(
-            bool(self.model) != bool(self.bert_config_file),
-            "one of --model and --bert_config_file must be given",
+            bool(self.model or self.init_checkpoint) if not self.bert_config_file else not self.model,
+            "one of --model and --bert_config_file must be given, or weights that tell with --init_checkpoint",
             f"model={self.model!r}, bert_config_file={self.bert_config_file!r}",
         )
         checks.require(
@@ -126,8 +140,10 @@ def _encoder_config(flags, vocab):
     """The model's sizes, checked against the vocabulary and the records' length."""
     if flags.model:
         encoder = config.preset(flags.model, vocab_size=len(vocab))
-    else:
+    elif flags.bert_config_file:
         encoder = config.read_bert_config(flags.bert_config_file)
+    else:
+        encoder = formats.open_source(flags.init_checkpoint).encoder
     overrides = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
     given = {n: getattr(flags, n) for n in overrides}
     encoder = dataclasses.replace(encoder, **{n: value for n, value in given.items() if value is not None})
@@ -190,17 +206,30 @@ def _build(flags, encoder, strategy, records):
     return model, optimizer, schedule
 
 
-def _take_weights(path, model, vocab):
-    """Assigns the weights of another run."""
-    run_dir, checkpoint = run_folder.split(path)
-    other = run_folder.read(run_dir)
+def _take_weights(path, allow_missing, model, run):
+    """Assigns the weights of any format, and says what came from where."""
+    source = formats.open_source(path)
+    _check_vocab(source, run.vocab)
+    # What shapes do not show, and the weights were trained with.
+    differing = [n for n in UNSEEN if getattr(source.encoder, n) != getattr(run.encoder, n)]
+    unlike = {**source.unlike, **{name: getattr(source.encoder, name) for name in differing}}
+    _say(assign.load(source._replace(unlike=unlike), model, allow_missing).text())
+
+
+def _check_vocab(source, vocab):
+    """Raises an `InputError` unless the weights were trained with a vocabulary, as far as can be told."""
+    if source.vocab is None:
+        _say(f"{source.where} has no vocabulary beside it to compare with that of this run.")
+        return
+    # Google's folders do not say whether text was lower-cased.
+    same = source.vocab.tokens == vocab.tokens if source.kind in ("google", "garden") else source.vocab == vocab
     checks.require(
-        other.vocab.digest == vocab.digest,
-        "init_checkpoint must be of a run with the same vocabulary",
-        f"tokenizer {other.vocab.digest[:12]}, and {vocab.digest[:12]} in this run",
-        path,
+        same,
+        "init_checkpoint must be trained with the vocabulary of this run",
+        f"tokenizer {source.vocab.digest[:12]}, do_lower_case={source.vocab.do_lower_case}, and "
+        f"{vocab.digest[:12]}, do_lower_case={vocab.do_lower_case} in this run",
+        source.where,
     )
-    checkpoints.restore_model(run_folder.checkpoint_prefix(run_dir, checkpoint), model)
 
 
 def _say(text):
@@ -241,7 +270,7 @@ def _train(flags, run, strategy, records, held_out_records):
     if resume_step is not None:
         _say(f"going on from {saved.latest}")
     elif flags.init_checkpoint:
-        _take_weights(flags.init_checkpoint, model, run.vocab)
+        _take_weights(flags.init_checkpoint, flags.allow_missing, model, run)
     _say(
         f"{model.count_params():,} parameters, {records.total:,} records, "
         f"{held_out_records.total if held_out_records else 0:,} held out, {strategy.num_replicas_in_sync} replicas"

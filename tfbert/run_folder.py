@@ -61,7 +61,7 @@ def _read_json(path):
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise checks.error("config.json must hold JSON", str(e), path) from e
     checks.require(
-        isinstance(content, dict) and "encoder" in content,
+        isinstance(content, dict) and isinstance(content.get("encoder"), dict),
         "config.json must say what made the run",
         "no part named encoder",
         path,
@@ -103,6 +103,8 @@ def create(run_dir, encoder_config, vocab, program_config, may_change=()):
     if os.path.isfile(path):
         before = _read_json(path)
         versions = before.pop("versions", None)
+        # A run that is older than a field of the encoder was begun with what is its default now.
+        before["encoder"] = config.to_dict(config.EncoderConfig()) | before["encoder"]
         changes = _changes(before, content)
         forbidden = [line for line in changes if line.split(":")[0] not in may_change]
         begun = checkpoints.saved_steps(run_dir)  # a run without any has nothing to lose, and nothing to go on from
