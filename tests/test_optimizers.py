@@ -237,7 +237,7 @@ class TestSchedule:
 
     def test_config_makes_it_again(self):
         schedule = schedules.linear_warmup_linear_decay(0.5, 4, 10)
-        again = schedules.LinearWarmupLinearDecay.from_config(schedule.get_config())
+        again = schedules.Schedule.from_config(schedule.get_config())
         assert [float(again(s)) for s in range(11)] == [float(schedule(s)) for s in range(11)]
 
     @pytest.mark.parametrize("warmup, total", [(11, 10), (-1, 10), (0, 0)])
