@@ -150,6 +150,20 @@ class TestAdamW:
         for v, want in zip(vs, self.expected(start, 3)):
             np.testing.assert_allclose(v.numpy(), want, rtol=2e-5, atol=1e-6)
 
+    def test_a_scale_multiplies_the_rate_and_so_the_decay(self):
+        vs = variables()
+        start = [v.numpy() for v in vs]
+        scales = dict(zip((v.path for v in vs), (0.5, 1.0, 0.25)))
+        optimizer = adamw.AdamW(
+            RATE, DECAY, B1, B2, EPSILON, decays=lambda path: "bias" not in path, rate_scale=scales.__getitem__
+        )
+        for step in range(3):
+            optimizer.apply([tf.constant(g) for g in gradients(step)], vs)
+        for i, (v, scale) in enumerate(zip(vs, scales.values())):
+            own = [gradients(s)[i] for s in range(3)]
+            want = reference(start[i], own, i != 1, rate=lambda step, scale=scale: RATE * scale)
+            np.testing.assert_allclose(v.numpy(), want, rtol=2e-5, atol=1e-6)
+
     def test_restored_state_goes_on_to_the_bit(self, tmp_path):
         def run(vs, optimizer, steps):
             for step in steps:

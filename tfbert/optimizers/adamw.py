@@ -27,9 +27,21 @@ class AdamW(keras.optimizers.Optimizer):
         epsilon: Added to the square root of v.
         decays: path of a variable -> whether weight decay applies to it, such as
             `param_groups.decay_mask(paths).__getitem__`.
+        rate_scale: path of a variable -> what its learning rate is multiplied by; None: 1 for all.
     """
 
-    def __init__(self, learning_rate, weight_decay, beta_1=0.9, beta_2=0.999, epsilon=1e-6, *, decays, name="adamw"):
+    def __init__(
+        self,
+        learning_rate,
+        weight_decay,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-6,
+        *,
+        decays,
+        rate_scale=None,
+        name="adamw",
+    ):
         super().__init__(learning_rate=learning_rate, name=name)
         # Not `weight_decay`: Keras would apply its own decay to an attribute of that name.
         self.decay_rate = weight_decay
@@ -37,6 +49,7 @@ class AdamW(keras.optimizers.Optimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.decays = decays
+        self.rate_scale = rate_scale or (lambda path: 1.0)
 
     def build(self, variables):
         """Makes m and v, zeros, for each variable."""
@@ -44,6 +57,7 @@ class AdamW(keras.optimizers.Optimizer):
             return
         # A frozenset, since Keras would put a list among the objects of the checkpoint.
         self._decayed = frozenset(i for i, v in enumerate(variables) if self.decays(v.path))
+        self._scale_of = {i: self.rate_scale(v.path) for i, v in enumerate(variables)}.__getitem__
         super().build(variables)
         self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
 
@@ -60,10 +74,11 @@ class AdamW(keras.optimizers.Optimizer):
             update += self.decay_rate * tf.convert_to_tensor(variable)
         self.assign(self._momentums[index], m)
         self.assign(self._velocities[index], v)
-        self.assign_sub(variable, tf.cast(learning_rate, variable.dtype) * update)
+        rate = tf.cast(learning_rate, variable.dtype) * self._scale_of(index)
+        self.assign_sub(variable, rate * update)
 
     def get_config(self):
-        """The arguments, without `decays`, which is a function."""
+        """The arguments, without `decays` and `rate_scale`, which are functions."""
         config = super().get_config()
         config.pop("weight_decay")
         return {
