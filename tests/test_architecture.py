@@ -22,6 +22,8 @@ RANKS = (
         "tfbert.checkpoints",
         "tfbert.run_folder",
         "tfbert.train_loop",
+        "tfbert.training_clock",
+        "tfbert.initial_weights",
         "tfbert.hooks",
         "tfbert.progress",
         "tfbert.summaries",

@@ -142,6 +142,7 @@ def of_run(
     guess_features=None,
     vocab=None,
     max_seq_length=None,
+    train_seconds=None,
 ):
     """All hooks of a training run, to be called in this order.
 
@@ -150,10 +151,11 @@ def of_run(
 
     Args:
         run_dir: The run folder.
-        num_train_steps: Optimizer steps that the run will have at its end.
+        num_train_steps: Optimizer steps that the run will have at its end; None if the time decides.
         batch_size: Rows in an optimizer step, over all replicas.
         resume_step: Step of the restored checkpoint; None for a new run.
         hparams: See `summaries.TensorBoard`, as `model`, `guess_features`, `vocab` and `max_seq_length`.
+        train_seconds: Training time that the run will have at its end, if the time decides.
 
     Returns:
         A list of hooks.
@@ -162,5 +164,5 @@ def of_run(
         metrics_file(os.path.join(run_dir, METRICS_FILE), resume_step),
         tensorboard(run_dir, batch_size, resume_step, hparams, model, guess_features, vocab, max_seq_length),
         speed_file(os.path.join(run_dir, SPEED_FILE), batch_size, resume_step, max_seq_length),
-        progress_line(num_train_steps, batch_size, resume_step or 0),
+        progress_line(num_train_steps, batch_size, resume_step or 0, train_seconds=train_seconds),
     ]

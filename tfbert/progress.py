@@ -135,8 +135,17 @@ def _width(stream):
 class ProgressLine:
     """A hook that shows how training goes: see `hooks.progress_line`."""
 
-    def __init__(self, num_train_steps, batch_size, start_step=0, stream=None, now=time.perf_counter):
+    def __init__(
+        self,
+        num_train_steps,
+        batch_size,
+        start_step=0,
+        stream=None,
+        now=time.perf_counter,
+        train_seconds=None,
+    ):
         self._total, self._stream = num_train_steps, stream or sys.stderr
+        self._train_seconds = train_seconds
         self._clock = Clock(batch_size, start_step, now)
         self._live = ""  # the line that stands on the terminal and will be rewritten
 
@@ -153,13 +162,21 @@ class ProgressLine:
             line = _fitting([(10, f"held out at step {step:,}:"), *_quality(metrics)], room)
             self._write(line, width, stays=True)
 
-    def _training_parts(self, step, metrics, speed):
+    def _how_far(self, step, metrics):
+        """(where the run is, its share of the training, seconds left or None), by steps or by training time."""
+        if self._train_seconds:
+            done = metrics.get("training_seconds", 0.0)
+            return f"step {step:,}", min(1.0, done / self._train_seconds), max(0.0, self._train_seconds - done)
         digits = len(f"{self._total:,}")
-        left = self._clock.seconds_left(self._total)
+        where = f"step {step:>{digits},}/{self._total:,}"
+        return where, step / max(1, self._total), self._clock.seconds_left(self._total)
+
+    def _training_parts(self, step, metrics, speed):
+        where, share, left = self._how_far(step, metrics)
         rate = metrics.get("learning_rate")
         return [
-            (10, f"step {step:>{digits},}/{self._total:,}"),
-            (4, f"{100 * step / max(1, self._total):3.0f} %"),
+            (10, where),
+            (4, f"{100 * share:3.0f} %"),
             *_quality(metrics),
             (3, "" if rate is None else f"lr {rate:.2e}"),
             (5, _speed(speed) if self._clock.is_known else ""),

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checks
+from tfbert import checks, training_clock
 from tfbert.layers import dropout
 
 GRADIENT_NORM, PADDING_SHARE = "gradient_norm", "padding_share"
@@ -168,11 +168,12 @@ class Trainer:
         micro_batches: Batches that a replica adds up to one step.
         clip_norm: Bound of the global norm of the gradient; 0 for none.
         seed: The run's seed; dropout's masks are made of it.
+        clock: A `training_clock.TrainingClock` that the run ends by, or None.
     """
 
-    def __init__(self, strategy, model, optimizer, objective, micro_batches=1, clip_norm=1.0, seed=0):
+    def __init__(self, strategy, model, optimizer, objective, micro_batches=1, clip_norm=1.0, seed=0, clock=None):
         self._strategy, self._model, self._optimizer, self._objective = strategy, model, optimizer, objective
-        self._micro_batches, self._clip_norm, self._seed = micro_batches, clip_norm, seed
+        self._micro_batches, self._clip_norm, self._seed, self._clock = micro_batches, clip_norm, seed, clock
         rows = len(objective.loss_names + objective.metric_names) + 2
         self._step = _host_variable(0, tf.int64)
         self._sums = _host_variable(np.zeros([rows, 2]), tf.float64)
@@ -181,15 +182,20 @@ class Trainer:
     @property
     def state(self):
         """{name: tf.Variable}: what a checkpoint must hold besides the model and the optimizer."""
-        return {"step": self._step, "sums": self._sums}
+        return {"step": self._step, "sums": self._sums, **(self._clock.state if self._clock else {})}
 
     @property
     def step(self):
         """Optimizer steps done."""
         return int(self._step.numpy())
 
+    @property
+    def time_is_over(self):
+        """Whether the run has a clock and its time is used up."""
+        return self._clock is not None and self._clock.is_over
+
     def run(self, iterator, count, stop):
-        """Does `count` steps, or fewer if `stop` asks; nothing is synchronised with the host in between.
+        """Does `count` steps, or fewer if `stop` asks or the time is over; the host is not asked in between.
 
         Args:
             iterator: Gives per-replica micro-batches, `micro_batches` of them a step.
@@ -199,6 +205,8 @@ class Trainer:
         Returns:
             (loss, gradient norm) of the last step: floats that may not be finite, and then it was the last.
         """
+        if self._clock:
+            self._clock.resume()
         self._run(iterator, tf.constant(count), stop.variable)
         loss, norm = self._last.numpy()
         return float(loss), float(norm)
@@ -208,14 +216,18 @@ class Trainer:
         sums = self._sums.numpy()
         self._sums.assign(tf.zeros_like(self._sums))
         others = {name: float(s / w) if w else 0.0 for name, (s, w) in zip((GRADIENT_NORM, PADDING_SHARE), sums[-2:])}
-        return {**self._objective.means(sums), **others}
+        time = {training_clock.SECONDS: self._clock.seconds} if self._clock else {}
+        return {**self._objective.means(sums), **others, **time}
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _run(self, iterator, count, stop):
         def going_on(i):
-            return (i < count) & tf.reduce_all(tf.math.is_finite(self._last)) & ~stop
+            more = (i < count) & tf.reduce_all(tf.math.is_finite(self._last)) & ~stop
+            return more & self._clock.tick() if self._clock else more
 
         def one_step(i):
+            if self._clock:
+                self._clock.begin_update()
             batches = tuple(next(iterator) for _ in range(self._micro_batches))
             results = self._strategy.run(self._replica_step, args=(batches, self._step.read_value()))
             sums, last = (self._strategy.experimental_local_results(x)[0] for x in results)
@@ -285,9 +297,12 @@ class Trainer:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """When what happens, in optimizer steps; `eval_steps` 0 evaluates at the start and the end only."""
+    """When what happens, in optimizer steps; `eval_steps` 0 evaluates at the start and the end only.
 
-    num_train_steps: int
+    Without `num_train_steps` the end is not known before: the time decides (see `training_clock`).
+    """
+
+    num_train_steps: int | None
     log_steps: int
     eval_steps: int
     save_checkpoints_steps: int
@@ -295,6 +310,10 @@ class Plan:
 
     def _due(self, step, every):
         return step == self.num_train_steps or (every > 0 and step % every == 0)
+
+    def is_over(self, step):
+        """Whether this step is the last."""
+        return self.num_train_steps is not None and step >= self.num_train_steps
 
     def logs_at(self, step):
         """Whether the metrics of training are reported after this step."""
@@ -310,7 +329,9 @@ class Plan:
 
     def steps_at_once(self, step):
         """How many steps may be done from here before Python has something to do."""
-        count = min(self.iterations_per_loop, self.num_train_steps - step)
+        count = self.iterations_per_loop
+        if self.num_train_steps is not None:
+            count = min(count, self.num_train_steps - step)
         for every in (self.log_steps, self.eval_steps, self.save_checkpoints_steps):
             if every > 0:
                 count = min(count, every - step % every)
@@ -326,7 +347,7 @@ def _not_finite(step, loss, norm, checkpoints):
 
 
 def train(trainer, iterator, plan, checkpoints, report, evaluate, learning_rate, stop, evaluate_first=True):
-    """Trains from the trainer's step to the end of the plan, or until a stop is asked for.
+    """Trains from the trainer's step to the end of the plan or of the time, or until a stop is asked for.
 
     At one step the order is: report of training, evaluation, checkpoint. So what a checkpoint's step has to
     report was reported before it was written, and a run that goes on from it lacks no line.
@@ -348,25 +369,30 @@ def train(trainer, iterator, plan, checkpoints, report, evaluate, learning_rate,
     Raises:
         InputError: a loss or a gradient was not finite, or a checkpoint could not be written.
     """
-    step = trainer.step
+    step = reported = trainer.step
     saved = checkpoints.latest_step
+    evaluated = None if evaluate_first else step
     while True:
-        if evaluate is not None and plan.evaluates_at(step) and evaluate_first and stop.signal is None:
+        over = plan.is_over(step) or trainer.time_is_over
+        if over and step > reported:  # the time ended between two reports
+            report(step, {**trainer.take_report(), "learning_rate": learning_rate(step - 1)}, "train")
+        if evaluate is not None and (over or plan.evaluates_at(step)) and step != evaluated and stop.signal is None:
             metrics = evaluate()
             if metrics is not None:
                 report(step, metrics, "held_out")
-        evaluate_first = True
+                evaluated = step
         stopping = stop.signal is not None
-        if step != saved and (plan.saves_at(step) or stopping):
+        if step != saved and (over or plan.saves_at(step) or stopping):
             checkpoints.save(step)
             saved = step
-        if stopping or step >= plan.num_train_steps:
+        if stopping or over:
             return step
         loss, norm = trainer.run(iterator, plan.steps_at_once(step), stop)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise _not_finite(trainer.step, loss, norm, checkpoints)
         if trainer.step > step and plan.logs_at(trainer.step):
             report(trainer.step, {**trainer.take_report(), "learning_rate": learning_rate(trainer.step - 1)}, "train")
+            reported = trainer.step
         step = trainer.step
 
 
