@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfbert import checks
 from tfbert.optimizers import lamb, schedules
 
 RATE, DECAY, B1, B2, EPSILON = 0.03, 0.2, 0.8, 0.95, 1e-6
@@ -182,3 +183,8 @@ def test_arguments_are_in_the_config():
     config = make(variables()).get_config()
     assert {"weight_decay": DECAY, "beta_1": B1, "beta_2": B2, "epsilon": EPSILON}.items() <= config.items()
     assert "decays" not in config
+
+
+def test_refuses_a_beta_of_one():
+    with pytest.raises(checks.InputError, match=r"must be below 1 with LAMB.*adam_beta1=0\.9, adam_beta2=1"):
+        lamb.Lamb(RATE, DECAY, 0.9, 1.0, decays=decays)

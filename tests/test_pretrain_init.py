@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import tiny, tiny_records
-from tfbert import checkpoints, checks, config, heads, pretrain, run_folder
+from tfbert import checkpoints, checks, config, heads, initial_weights, pretrain, run_folder
 from tfbert.convert import formats
 from tfbert.text import vocab as vocab_lib
 
@@ -41,20 +41,19 @@ def check_same(found, want, but=()):
 
 
 @pytest.mark.parametrize("kind", ["tfbert", "google", "huggingface"])
-def test_formats(other, tmp_path, capsys, kind):
+def test_formats(other, tmp_path, kind):
     path = other[0]
     if kind != "tfbert":
         path = str(tmp_path / "there")
         formats.convert(formats.open_source(other[0]), path, kind)
     run, model = begun(tmp_path / "run")
-    pretrain._take_weights(path, (), model, run)
+    account = initial_weights.take(path, (), model, run)
     check_same(numbers(model), numbers(other[1]))
-    account = capsys.readouterr().err
     assert account.startswith(f"from {kind} {path}") and "46 tensors" in account.splitlines()[0]
     assert "cls/seq_relationship/output_weights" in account and "missing" not in account
 
 
-def test_a_head_that_is_missing_is_initialised_if_that_is_allowed(other, tmp_path, capsys):
+def test_a_head_that_is_missing_is_initialised_if_that_is_allowed(other, tmp_path):
     source = formats.open_source(other[0])
     there = str(tmp_path / "there")
     kept = {n: t for n, t in source.tensors.items() if not n.startswith("cls/")}
@@ -64,16 +63,15 @@ def test_a_head_that_is_missing_is_initialised_if_that_is_allowed(other, tmp_pat
     with pytest.raises(
         checks.InputError, match=r"cls/predictions/output_bias is not in the file[\s\S]*--allow_missing"
     ):
-        pretrain._take_weights(there, (), model, run)
+        initial_weights.take(there, (), model, run)
     check_same(numbers(model), fresh)
     with pytest.raises(checks.InputError, match="cls/seq_relationship/output_bias is not in the file"):
-        pretrain._take_weights(there, ("cls/predictions/*",), model, run)
-    pretrain._take_weights(there, ("cls/*",), model, run)
+        initial_weights.take(there, ("cls/predictions/*",), model, run)
+    account = initial_weights.take(there, ("cls/*",), model, run)
     head = [name for name in fresh if name.startswith("cls/")]
     assert len(head) == 7
     check_same({n: x for n, x in numbers(model).items() if n in head}, {n: fresh[n] for n in head})
     check_same(numbers(model), numbers(other[1]), but=head)
-    account = capsys.readouterr().err
     missing = account[account.index("missing, as --allow_missing says: freshly initialised") :]
     assert all(name in missing for name in head)
 
@@ -86,8 +84,8 @@ def test_a_head_that_has_no_place_is_left_if_that_is_allowed(other, tmp_path):
     checkpoints.Checkpoints(folder, model).save(1)
     run, mine = begun(tmp_path / "run")
     with pytest.raises(checks.InputError, match="classifier/output_weights has no place in the model"):
-        pretrain._take_weights(folder, ("cls/*",), mine, run)
-    pretrain._take_weights(folder, ("cls/*", "classifier/*"), mine, run)
+        initial_weights.take(folder, ("cls/*",), mine, run)
+    initial_weights.take(folder, ("cls/*", "classifier/*"), mine, run)
     found = {n: x for n, x in numbers(mine).items() if n.startswith("bert/")}
     check_same(found, {n: x for n, x in numbers(model).items() if n.startswith("bert/")})
 
@@ -107,14 +105,14 @@ def test_weights_of_another_kind_of_model(other, tmp_path, overrides, message):
     run, model = begun(tmp_path, **overrides)
     before = numbers(model)
     with pytest.raises(checks.InputError, match=message):
-        pretrain._take_weights(other[0], (), model, run)
+        initial_weights.take(other[0], (), model, run)
     check_same(numbers(model), before)
 
 
 @pytest.mark.slow
 def test_what_no_shape_tells_may_be_allowed(other, tmp_path):
     run, model = begun(tmp_path, hidden_act="gelu_erf")
-    pretrain._take_weights(other[0], ("config/hidden_act=*",), model, run)
+    initial_weights.take(other[0], ("config/hidden_act=*",), model, run)
     check_same(numbers(model), numbers(other[1]))
 
 
@@ -136,7 +134,7 @@ class TestVocabulary:
         there = str(tmp_path / "there")
         formats.convert(formats.open_source(other[0])._replace(vocab=vocab), there, kind)
         run, model = begun(tmp_path / "run")
-        pretrain._take_weights(there, (), model, run)
+        return initial_weights.take(there, (), model, run)
 
     def test_another_one(self, other, tmp_path):
         tokens = list(tiny_records.vocab().tokens)
@@ -152,9 +150,9 @@ class TestVocabulary:
         with pytest.raises(checks.InputError, match=r"do_lower_case=False, and .*do_lower_case=True in this run"):
             self.of(other, tmp_path / "b", "huggingface", cased)
 
-    def test_none(self, other, tmp_path, capsys):
-        self.of(other, tmp_path, "huggingface", None)
-        assert "has no vocabulary beside it to compare" in capsys.readouterr().err
+    def test_none(self, other, tmp_path):
+        account = self.of(other, tmp_path, "huggingface", None)
+        assert "has no vocabulary beside it to compare" in account.splitlines()[0]
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def model_variables(model):
     return _by_unique_name((v.path, v) for v in model.variables)
 
 
-def _optimizer_variables(optimizer):
+def optimizer_variables(optimizer):
     """{`optimizer/...`: variable}. Keras numbers its optimizers (`adam_w_1/`), so that part is dropped."""
     return _by_unique_name((OPTIMIZER + v.path.removeprefix(f"{optimizer.name}/"), v) for v in optimizer.variables)
 
@@ -160,7 +160,7 @@ class Checkpoints:
         self.run_dir, self.max_to_keep = run_dir, max_to_keep
         self._variables = model_variables(model)
         if optimizer is not None:
-            self._variables |= _optimizer_variables(optimizer)
+            self._variables |= optimizer_variables(optimizer)
         self._variables |= {LOOP + name: variable for name, variable in (extra or {}).items()}
 
     @property

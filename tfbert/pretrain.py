@@ -8,15 +8,11 @@ The same command goes on with a run that was interrupted, to the same weights; o
 from tfbert import quiet  # noqa: F401 (first: it imports TensorFlow without its start-up noise)
 
 # isort: split
-import contextlib
 import dataclasses
-import json
-import os
 import signal
 import sys
 
 import keras
-import tensorflow as tf
 
 from tfbert import (
     checkpoints,
@@ -26,13 +22,15 @@ from tfbert import (
     heads,
     held_out,
     hooks,
+    initial_weights,
     input_pipeline,
     record_sets,
     run_folder,
     train_loop,
+    training_clock,
 )
-from tfbert.convert import assign, formats
-from tfbert.optimizers import adamw, param_groups, schedules
+from tfbert.convert import formats
+from tfbert.optimizers import adamw, lamb, param_groups, schedules
 from tfbert.text import selection
 from tfbert.text import vocab as vocab_lib
 
@@ -53,8 +51,7 @@ MAY_CHANGE = (
     "allow_missing",  # matters before the first step only
 )
 
-# Fields of the encoder that weights depend on and the shapes of weights do not show.
-UNSEEN = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+OPTIMIZERS = {"adamw": adamw.AdamW, "lamb": lamb.Lamb}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +75,10 @@ class PretrainConfig:
     allow_missing: tuple[str, ...] = config.field(
         (), "Globs of names that init_checkpoint may lack, or have and not be used, such as cls/*."
     )
+    keep_optimizer: bool = config.field(
+        False, "Whether init_checkpoint, a run folder, also gives the state of its optimizer."
+    )
+    freeze: tuple[str, ...] = config.field((), "Globs of variables that are not trained, such as bert/embeddings/*.")
     max_seq_length: int = config.field(128, "Wordpieces a row, as the records have.", lower_bound=4)
     max_predictions_per_seq: int = config.field(20, "Masked wordpieces a row, at most.", lower_bound=1)
     mask_unit: str | None = config.field(
@@ -92,10 +93,34 @@ class PretrainConfig:
     train_batch_size: int = config.field(32, "Rows of records an optimizer step, over all replicas.", lower_bound=1)
     gradient_accumulation_steps: int = config.field(1, "Parts that a step's batch is computed in.", lower_bound=1)
     eval_batch_size: int = config.field(32, "Rows a batch of evaluation, over all replicas.", lower_bound=1)
+    optimizer: str = config.field("adamw", "What updates the weights.", choices=tuple(OPTIMIZERS))
+    adam_beta1: float = config.field(0.9, "Decay of the mean gradient.", lower_bound=0.0, upper_bound=1.0)
+    adam_beta2: float = config.field(0.999, "Decay of the mean squared gradient.", lower_bound=0.0, upper_bound=1.0)
+    adam_epsilon: float = config.field(1e-6, "Added to the root of the mean square.", lower_bound=0.0)
     learning_rate: float = config.field(1e-4, "Peak learning rate.", lower_bound=0.0)
+    layerwise_lr_decay: float = config.field(
+        1.0, "Share of the learning rate that a layer has of the one above.", lower_bound=0.0, upper_bound=1.0
+    )
     num_train_steps: int = config.field(100_000, "Optimizer steps.", lower_bound=1)
+    train_hours: float | None = config.field(
+        None, "Hours of training, evaluations not counted; in place of num_train_steps.", lower_bound=0.0
+    )
     num_warmup_steps: int = config.field(10_000, "Steps in which the learning rate rises.", lower_bound=0)
-    weight_decay: float = config.field(0.01, "AdamW's weight decay.", lower_bound=0.0)
+    warmup_proportion: float | None = config.field(
+        None, "Share of the training that is warm-up; in place of num_warmup_steps.", lower_bound=0.0, upper_bound=1.0
+    )
+    lr_schedule: str = config.field("polynomial", "How the learning rate falls.", choices=schedules.SHAPES)
+    lr_power: float = config.field(1.0, "Power of the polynomial schedule.", lower_bound=0.0)
+    lr_decay_proportion: float = config.field(
+        0.1, "Share of the training in which wsd falls.", lower_bound=0.0, upper_bound=1.0
+    )
+    initial_lr_ratio: float = config.field(
+        0.0, "Share of the peak that warm-up begins with.", lower_bound=0.0, upper_bound=1.0
+    )
+    min_lr_ratio: float = config.field(
+        0.0, "Share of the peak that the learning rate ends with.", lower_bound=0.0, upper_bound=1.0
+    )
+    weight_decay: float = config.field(0.01, "How much weights shrink.", lower_bound=0.0)
     clip_norm: float = config.field(1.0, "Bound of the gradient's global norm; 0: none.", lower_bound=0.0)
     random_seed: int = config.field(12345, "Seed of weights, order and dropout.", lower_bound=0, upper_bound=2**31 - 1)
     save_checkpoints_steps: int = config.field(1000, "Steps from checkpoint to checkpoint.", lower_bound=1)
@@ -134,6 +159,21 @@ class PretrainConfig:
             "train_batch_size must be a multiple of gradient_accumulation_steps",
             f"train_batch_size={self.train_batch_size}, gradient_accumulation_steps={self.gradient_accumulation_steps}",
         )
+        checks.require(
+            not self.keep_optimizer or self.init_checkpoint,
+            "--keep_optimizer needs --init_checkpoint",
+            f"keep_optimizer={self.keep_optimizer}, init_checkpoint={self.init_checkpoint!r}",
+        )
+        checks.require(
+            self.train_hours is None or (self.train_hours > 0 and self.warmup_proportion is not None),
+            "train_hours must be positive, and go with warmup_proportion, since the number of steps is not known",
+            f"train_hours={self.train_hours}, warmup_proportion={self.warmup_proportion}",
+        )
+
+    @property
+    def last_step(self):
+        """The number of optimizer steps, or None if the time decides."""
+        return None if self.train_hours else self.num_train_steps
 
 
 def _encoder_config(flags, vocab):
@@ -161,36 +201,28 @@ def _encoder_config(flags, vocab):
     return encoder
 
 
-def _about(records):
-    """What config.json keeps of records, so that a run goes on only with the same ones."""
-    if records is None:
-        return None
-    files = {os.path.basename(f): n for f, n in zip(records.files, records.counts)}
-    size = sum(tf.io.gfile.stat(f).length for f in records.files)
-    about = {"files": files, "instances": records.total, "bytes": size, "tokenizer_digest": records.tokenizer_digest}
-    # What is not as in Google's records.
-    if records.layout.max_sequences_per_pack:
-        about["max_sequences_per_pack"] = records.layout.max_sequences_per_pack
-    if records.sentence_objective != record_sets.NEXT_SENTENCE:
-        about["sentence_objective"] = records.sentence_objective
-    if records.masking:
-        about["masking"] = records.masking._asdict()
-    return about
+def _schedule(flags, clock):
+    """The learning rate, keyed to the step or to a clock."""
+    total = clock.budget if clock else flags.num_train_steps
+    warmup = flags.num_warmup_steps
+    if flags.warmup_proportion is not None:
+        warmup = flags.warmup_proportion * total if clock else round(flags.warmup_proportion * total)
+    schedule = schedules.Schedule(
+        flags.learning_rate,
+        warmup,
+        total,
+        flags.lr_schedule,
+        flags.lr_power,
+        flags.lr_decay_proportion,
+        flags.initial_lr_ratio,
+        flags.min_lr_ratio,
+    )
+    return schedules.TimeKeyed(schedule, clock) if clock else schedule
 
 
-def _evaluated(run_dir, step):
-    """Whether metrics.jsonl has the held-out figures of a step."""
-    with contextlib.suppress(FileNotFoundError):
-        with open(os.path.join(run_dir, hooks.METRICS_FILE), encoding="utf-8") as f:
-            lines = [json.loads(line) for line in f if line.endswith("\n")]
-        return any(line.get("step") == step and line.get("split") == "held_out" for line in lines)
-    return False
-
-
-def _build(flags, encoder, strategy, records):
-    """(model, optimizer, schedule), built under the strategy for records; fresh weights are a function of the seed."""
+def _build(flags, encoder, strategy, records, schedule):
+    """(model, optimizer), built under the strategy for records; fresh weights are a function of the seed."""
     keras.utils.set_random_seed(flags.random_seed)
-    schedule = schedules.linear_warmup_linear_decay(flags.learning_rate, flags.num_warmup_steps, flags.num_train_steps)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if flags.mixed_precision == "bfloat16" else "float32")
     try:
@@ -198,38 +230,24 @@ def _build(flags, encoder, strategy, records):
             model = heads.build_pretrainer(encoder, packed=records.packed)
             if records.sentence_objective == record_sets.NO_SENTENCES:
                 heads.freeze_next_sentence(model)
-            decays = param_groups.decay_mask([v.path for v in model.trainable_variables])
-            optimizer = adamw.AdamW(schedule, flags.weight_decay, decays=decays.__getitem__)
+            frozen = param_groups.freeze(model, flags.freeze)
+            paths = [v.path for v in model.trainable_variables]
+            scales = param_groups.rate_scales(paths, encoder.num_hidden_layers, flags.layerwise_lr_decay)
+            optimizer = OPTIMIZERS[flags.optimizer](
+                schedule,
+                flags.weight_decay,
+                flags.adam_beta1,
+                flags.adam_beta2,
+                flags.adam_epsilon,
+                decays=param_groups.decay_mask(paths).__getitem__,
+                rate_scale=scales.__getitem__,
+            )
             optimizer.build(model.trainable_variables)
     finally:
         keras.config.set_dtype_policy(policy)
-    return model, optimizer, schedule
-
-
-def _take_weights(path, allow_missing, model, run):
-    """Assigns the weights of any format, and says what came from where."""
-    source = formats.open_source(path)
-    _check_vocab(source, run.vocab)
-    # What shapes do not show, and the weights were trained with.
-    differing = [n for n in UNSEEN if getattr(source.encoder, n) != getattr(run.encoder, n)]
-    unlike = {**source.unlike, **{name: getattr(source.encoder, name) for name in differing}}
-    _say(assign.load(source._replace(unlike=unlike), model, allow_missing).text())
-
-
-def _check_vocab(source, vocab):
-    """Raises an `InputError` unless the weights were trained with a vocabulary, as far as can be told."""
-    if source.vocab is None:
-        _say(f"{source.where} has no vocabulary beside it to compare with that of this run.")
-        return
-    # Google's folders do not say whether text was lower-cased.
-    same = source.vocab.tokens == vocab.tokens if source.kind in ("google", "garden") else source.vocab == vocab
-    checks.require(
-        same,
-        "init_checkpoint must be trained with the vocabulary of this run",
-        f"tokenizer {source.vocab.digest[:12]}, do_lower_case={source.vocab.do_lower_case}, and "
-        f"{vocab.digest[:12]}, do_lower_case={vocab.do_lower_case} in this run",
-        source.where,
-    )
+    if frozen:
+        _say("\n  ".join([f"frozen, {len(frozen)} variables:", *frozen]))
+    return model, optimizer
 
 
 def _say(text):
@@ -254,8 +272,14 @@ def _open_records(flags, vocab):
 
 
 def _train(flags, run, strategy, records, held_out_records):
-    """Builds, restores and trains; returns (step reached, the signal that stopped it or None)."""
-    model, optimizer, schedule = _build(flags, run.encoder, strategy, records)
+    """Builds, restores and trains.
+
+    Returns:
+        (step reached, the signal that came or None, whether the run is over).
+    """
+    clock = training_clock.TrainingClock(flags.train_hours * 3600) if flags.train_hours else None
+    schedule = _schedule(flags, clock)
+    model, optimizer = _build(flags, run.encoder, strategy, records, schedule)
     trainer = train_loop.Trainer(
         strategy,
         model,
@@ -264,13 +288,16 @@ def _train(flags, run, strategy, records, held_out_records):
         flags.gradient_accumulation_steps,
         flags.clip_norm,
         flags.random_seed,
+        clock,
     )
     saved = checkpoints.Checkpoints(run.dir, model, optimizer, trainer.state, flags.keep_checkpoint_max)
     resume_step = saved.restore_latest()
     if resume_step is not None:
         _say(f"going on from {saved.latest}")
     elif flags.init_checkpoint:
-        _take_weights(flags.init_checkpoint, flags.allow_missing, model, run)
+        _say(initial_weights.take(flags.init_checkpoint, flags.allow_missing, model, run))
+        if flags.keep_optimizer:
+            _say(initial_weights.take_optimizer(flags.init_checkpoint, model, optimizer))
     _say(
         f"{model.count_params():,} parameters, {records.total:,} records, "
         f"{held_out_records.total if held_out_records else 0:,} held out, {strategy.num_replicas_in_sync} replicas"
@@ -280,7 +307,7 @@ def _train(flags, run, strategy, records, held_out_records):
         limits = flags.eval_batch_size, flags.max_eval_steps
         evaluation = held_out.HeldOut(strategy, model, held_out_records, *limits)
     plan = train_loop.Plan(
-        flags.num_train_steps,
+        flags.last_step,
         flags.log_steps,
         flags.eval_steps,
         flags.save_checkpoints_steps,
@@ -298,10 +325,10 @@ def _train(flags, run, strategy, records, held_out_records):
             *pipeline,
         )
 
-    evaluate_first = resume_step is None or not _evaluated(run.dir, resume_step)
+    evaluate_first = resume_step is None or not run_folder.was_evaluated(run.dir, resume_step)
     logs = hooks.of_run(
         run.dir,
-        flags.num_train_steps,
+        flags.last_step,
         flags.train_batch_size,
         resume_step,
         hparams=run.config["pretrain"],
@@ -309,6 +336,7 @@ def _train(flags, run, strategy, records, held_out_records):
         guess_features=evaluation and evaluation.some(GUESSES),
         vocab=run.vocab,
         max_seq_length=flags.max_seq_length,
+        train_seconds=clock and clock.budget,
     )
     with train_loop.closing(logs), train_loop.StopRequest() as stop, record_sets.clear_errors(records):
         step = train_loop.train(
@@ -322,7 +350,20 @@ def _train(flags, run, strategy, records, held_out_records):
             stop=stop,
             evaluate_first=evaluate_first,
         )
-    return step, stop.signal
+    is_over = plan.is_over(step) or trainer.time_is_over
+    return step, stop.signal, is_over
+
+
+def _last_checkpoint(flags, run_dir, held_out_records):
+    """The prefix of the last checkpoint of a run that is finished, or None."""
+    steps = checkpoints.saved_steps(run_dir)
+    if not steps or (held_out_records is not None and not run_folder.was_evaluated(run_dir, steps[-1])):
+        return None
+    prefix = checkpoints.prefix_of(run_dir, steps[-1])
+    if not (flags.train_hours or steps[-1] == flags.num_train_steps) or not checkpoints.is_whole(prefix):
+        return None
+    is_over = not flags.train_hours or training_clock.seconds_in(prefix) >= flags.train_hours * 3600
+    return prefix if is_over else None
 
 
 def run(flags):
@@ -349,23 +390,19 @@ def run(flags):
         "records": {
             "max_seq_length": flags.max_seq_length,
             "max_predictions_per_seq": flags.max_predictions_per_seq,
-            "train": _about(records),
-            "held_out": _about(held_out_records),
+            "train": record_sets.about(records),
+            "held_out": record_sets.about(held_out_records),
         },
     }
     may_change = [f"pretrain.{name}" for name in MAY_CHANGE]
-    folder = run_folder.create(flags.output_dir, encoder, vocab, about, may_change)
+    defaults = {"pretrain": {f.name: f.default for f in dataclasses.fields(PretrainConfig)}}
+    folder = run_folder.create(flags.output_dir, encoder, vocab, about, may_change, defaults)
     with run_folder.lock(folder.dir):
-        steps = checkpoints.saved_steps(folder.dir)
-        if steps[-1:] == [flags.num_train_steps] and (
-            held_out_records is None or _evaluated(folder.dir, flags.num_train_steps)
-        ):
-            last = checkpoints.prefix_of(folder.dir, steps[-1])
-            if checkpoints.is_whole(last):
-                _say(f"{folder.dir} is finished: {last} is its last checkpoint.")
-                return 0
-        step, stopped_by = _train(flags, folder, strategy, records, held_out_records)
-    if step < flags.num_train_steps:
+        if last := _last_checkpoint(flags, folder.dir, held_out_records):
+            _say(f"{folder.dir} is finished: {last} is its last checkpoint.")
+            return 0
+        step, stopped_by, is_over = _train(flags, folder, strategy, records, held_out_records)
+    if not is_over:
         _say(f"Stopped at step {step:,}, saved. The same command goes on.")
         return 128 + stopped_by if stopped_by == signal.SIGINT else 0
     _say(f"Finished {step:,} steps: {checkpoints.prefix_of(folder.dir, step)}")

@@ -288,3 +288,20 @@ def _explain(error, records):
             where = f"one of {len(records.files)} files from {records.files[0]}"
             return checks.error("all records must have the same features", tfrecords.first_line(error), where, _DO)
     return None
+
+
+def about(records):
+    """What config.json keeps of records, so that a run goes on only with the same ones."""
+    if records is None:
+        return None
+    files = {os.path.basename(f): n for f, n in zip(records.files, records.counts)}
+    size = sum(tf.io.gfile.stat(f).length for f in records.files)
+    kept = {"files": files, "instances": records.total, "bytes": size, "tokenizer_digest": records.tokenizer_digest}
+    # What is not as in Google's records.
+    if records.layout.max_sequences_per_pack:
+        kept["max_sequences_per_pack"] = records.layout.max_sequences_per_pack
+    if records.sentence_objective != NEXT_SENTENCE:
+        kept["sentence_objective"] = records.sentence_objective
+    if records.masking:
+        kept["masking"] = records.masking._asdict()
+    return kept

@@ -78,7 +78,7 @@ def _changes(before, now, path=""):
     return [] if before == now else [f"{path[:-1]}: {before!r} -> {now!r}"]
 
 
-def create(run_dir, encoder_config, vocab, program_config, may_change=()):
+def create(run_dir, encoder_config, vocab, program_config, may_change=(), defaults=None):
     """Makes a run folder, or checks that the one which is there was made by the same configuration.
 
     Args:
@@ -89,6 +89,8 @@ def create(run_dir, encoder_config, vocab, program_config, may_change=()):
             {"pretrain": {...}, "records": {...}}.
         may_change: Paths like "pretrain.output_dir" that do not change what is computed; they may
             differ from those of the folder, and replace them.
+        defaults: Parts as in `program_config`: what counts for values that the folder does not have, since it is
+            older than they are.
 
     Returns:
         The `RunFolder`.
@@ -105,6 +107,8 @@ def create(run_dir, encoder_config, vocab, program_config, may_change=()):
         versions = before.pop("versions", None)
         # A run that is older than a field of the encoder was begun with what is its default now.
         before["encoder"] = config.to_dict(config.EncoderConfig()) | before["encoder"]
+        for part, values in json.loads(json.dumps(defaults or {})).items():
+            before[part] = values | before.get(part, {})
         changes = _changes(before, content)
         forbidden = [line for line in changes if line.split(":")[0] not in may_change]
         begun = checkpoints.saved_steps(run_dir)  # a run without any has nothing to lose, and nothing to go on from
@@ -176,6 +180,15 @@ def checkpoint_prefix(run_dir, checkpoint=None):
         run_dir,
     )
     return checkpoints.prefix_of(run_dir, int(name))
+
+
+def was_evaluated(run_dir, step):
+    """Whether metrics.jsonl has the held-out figures of a step."""
+    with contextlib.suppress(FileNotFoundError):
+        with open(os.path.join(run_dir, METRICS_FILE), encoding="utf-8") as f:
+            lines = [json.loads(line) for line in f if line.endswith("\n")]
+        return any(line.get("step") == step and line.get("split") == "held_out" for line in lines)
+    return False
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tfbert import checks
+
 
 class Lamb(keras.optimizers.Optimizer):
     """Algorithm 2 of You et al. 2020 (arXiv 1904.00962), with the identity for its function phi.
@@ -28,6 +30,9 @@ class Lamb(keras.optimizers.Optimizer):
         epsilon: Added to the square root of v.
         decays: path of a variable -> whether weight decay applies to it.
         rate_scale: path of a variable -> what its learning rate is multiplied by; None: 1 for all.
+
+    Raises:
+        InputError: there is nothing to correct the bias of: a beta is 1.
     """
 
     def __init__(
@@ -43,6 +48,8 @@ class Lamb(keras.optimizers.Optimizer):
         name="lamb",
     ):
         super().__init__(learning_rate=learning_rate, name=name)
+        must = "adam_beta1 and adam_beta2 must be below 1 with LAMB, which corrects their bias"
+        checks.require(max(beta_1, beta_2) < 1.0, must, f"adam_beta1={beta_1}, adam_beta2={beta_2}")
         # Not `weight_decay`: Keras would apply its own decay to an attribute of that name.
         self.decay_rate = weight_decay
         self.beta_1 = beta_1
