@@ -89,8 +89,8 @@ class Lamb(keras.optimizers.Optimizer):
         if index in self._decayed:
             update += self.decay_rate * weights
         weight_norm, update_norm = tf.norm(weights), tf.norm(update)
+        # An update of zeros stays one, whatever its ratio.
         ratio = tf.where(weight_norm > 0.0, tf.math.divide_no_nan(weight_norm, update_norm), 1.0)
-        ratio = tf.where(update_norm > 0.0, ratio, 1.0)
         self.assign(self._momentums[index], m)
         self.assign(self._velocities[index], v)
         rate = tf.cast(learning_rate, variable.dtype) * self._scale_of(index)
