@@ -53,6 +53,7 @@ def records(tmp_path_factory):
     write(folder, "unmasked", kinds.unmasked(packed=True), kinds.layout_of(True), about)
     masked = tiny.features(3, 6, kinds.L, kinds.P)
     write(folder, "no_sentences", masked, features.Layout(kinds.L, kinds.P), {"sentence_objective": "none"})
+    write(folder, "with_sentences", masked, features.Layout(kinds.L, kinds.P), {})
     return folder
 
 
@@ -208,6 +209,13 @@ class TestUnmaskedWithoutSentences:
         assert "next_sentence_loss" not in results
         assert fill_mask.load(unmasked_run[1]).step == 6
 
+    def test_evaluates_on_records_that_have_sentence_labels(self, unmasked_run, records):
+        """So runs with and without that task are compared on the same records."""
+        pattern = (os.path.join(records, "with_sentences", "train-*"),)
+        results = evaluate.evaluate(evaluate.EvaluateConfig(unmasked_run[1], pattern))
+        assert "next_sentence_loss" not in results
+        assert results["loss"] == pytest.approx(metrics_of(unmasked_run[1])[-1]["loss"], rel=1e-5)
+
     def test_the_run_folder_says_how_it_masked(self, unmasked_run):
         about = run_folder.read(unmasked_run[1]).config["records"]
         assert about["train"]["masking"] == {"unit": "ngram", "masked_lm_prob": 0.3}
@@ -237,12 +245,12 @@ class TestUnmaskedWithoutSentences:
 
 class TestRefused:
     def test_held_out_records_of_another_task(self, records, tmp_path):
-        match = "sentence_objective of those to train on; got nsp, and sop in training"
+        match = "sentence_objective that the run is trained for; got nsp, and sop in the run"
         with pytest.raises(checks.InputError, match=match):
             pretrain.run(flags(records, tmp_path / "run", "order", "apart"))
 
     def test_evaluation_on_another_task(self, records, packed_run):
-        match = "sentence_objective that the run was trained on; got sop, and nsp in the run"
+        match = "sentence_objective that the run is trained for; got sop, and nsp in the run"
         with pytest.raises(checks.InputError, match=match):
             evaluate.evaluate(evaluate.EvaluateConfig(packed_run[1], (os.path.join(records, "order", "train-*"),)))
 

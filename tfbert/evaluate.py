@@ -41,12 +41,7 @@ def evaluate(flags):
         flags.input_file, made_with["max_seq_length"], made_with["max_predictions_per_seq"], run.vocab
     )
     trained_on = run.config["records"]["train"].get("sentence_objective", record_sets.NEXT_SENTENCE)
-    checks.require(
-        records.sentence_objective == trained_on,
-        "records must have the sentence_objective that the run was trained on",
-        f"{records.sentence_objective}, and {trained_on} in the run",
-        flags.input_file[0],
-    )
+    records = record_sets.for_evaluation(records, trained_on)
     model, _, step = run_folder.load_pretrainer(flags.run_dir, flags.checkpoint or None, packed=records.packed)
     evaluation = held_out.HeldOut(
         tf.distribute.get_strategy(), model, records, flags.eval_batch_size, flags.max_eval_steps

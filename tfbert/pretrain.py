@@ -261,12 +261,7 @@ def _open_records(flags, vocab):
     if not flags.eval_input_file:
         return records, None
     held_out_records = record_sets.open_records(flags.eval_input_file, *sizes)
-    checks.require(
-        held_out_records.sentence_objective == records.sentence_objective,
-        "held-out records must have the sentence_objective of those to train on",
-        f"{held_out_records.sentence_objective}, and {records.sentence_objective} in training",
-        flags.eval_input_file[0],
-    )
+    held_out_records = record_sets.for_evaluation(held_out_records, records.sentence_objective)
     packed = records.packed or held_out_records.packed  # one model takes both
     return tuple(dataclasses.replace(r, packed=packed) for r in (records, held_out_records))
 

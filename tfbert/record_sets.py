@@ -290,6 +290,25 @@ def _explain(error, records):
     return None
 
 
+def for_evaluation(records, objective):
+    """Records as a run that is trained for a sentence_objective is evaluated on them.
+
+    A run without one leaves their sentence labels out: so every run can be compared on the same records.
+
+    Raises:
+        InputError: the run has an objective, and the records have another or none.
+    """
+    if objective == NO_SENTENCES:
+        return dataclasses.replace(records, sentence_objective=NO_SENTENCES)
+    checks.require(
+        records.sentence_objective == objective,
+        "records to evaluate on must have the sentence_objective that the run is trained for",
+        f"{records.sentence_objective}, and {objective} in the run",
+        records.files[0],
+    )
+    return records
+
+
 def about(records):
     """What config.json keeps of records, so that a run goes on only with the same ones."""
     if records is None:
