@@ -22,6 +22,7 @@ RANKS = (
         "tfbert.checkpoints",
         "tfbert.run_folder",
         "tfbert.train_loop",
+        "tfbert.batch_ramp",
         "tfbert.training_clock",
         "tfbert.initial_weights",
         "tfbert.hooks",

@@ -40,8 +40,9 @@ def first_phase(records, tmp_path_factory):
         {"optimizer": "lamb", "lr_schedule": "polynomial", "lr_power": 0.5, "learning_rate": 0.02},
         {"freeze": FROZEN, "lr_schedule": "wsd", "adam_beta2": 0.98, "gradient_accumulation_steps": 2},
         {"layerwise_lr_decay": 0.5, "lr_schedule": "cosine", "min_lr_ratio": 0.1, "warmup_proportion": 0.2},
+        {"batch_ramp": 0.8, "gradient_accumulation_steps": 4},
     ],
-    ids=["lamb", "freeze", "layerwise"],
+    ids=["lamb", "freeze", "layerwise", "ramp"],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(records, tmp_path, changes):
     whole = tiny_records.flags(records, tmp_path / "whole", **changes)
@@ -189,6 +190,10 @@ class TestTimeKeyed:
         trained = [r for r in metrics_of(flags.output_dir) if r["split"] == "train"]
         assert trained[0]["training_seconds"] > spent
         assert trained[-1]["training_seconds"] == pytest.approx(20)
+
+    def test_no_ramp_without_a_number_of_steps(self, records, tmp_path):
+        with pytest.raises(checks.InputError, match="a batch grows over steps"):
+            self.flags(records, tmp_path, batch_ramp=0.5, gradient_accumulation_steps=2)
 
     @pytest.mark.parametrize("changes", [{"warmup_proportion": None}, {"train_hours": 0.0}])
     def test_flags_that_do_not_go_together(self, records, tmp_path, changes):

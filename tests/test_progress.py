@@ -119,6 +119,14 @@ def shown(text):
     return lines
 
 
+def test_rows_of_steps_that_are_not_of_one_size():
+    now = Time()
+    clock = progress.Clock(lambda step: step * step, now=now)
+    for step, rows in ((3, 9), (5, 16)):
+        now.now += 2
+        assert clock.lap(step, "train")[0] == rows / 2
+
+
 class TestProgressLine:
     def test_plain_lines(self):
         stream, now = io.StringIO(), Time()
@@ -158,6 +166,18 @@ class TestProgressLine:
             assert "loss 7.250" in lines[1] and lines[1].endswith("2d 21:25 left")
         if columns == 120:
             assert "50 %  loss 7.250  MLM 23.4 %  NSP 61.0 %  lr 1.00e-04  128 seq/s" in lines[1]
+
+    def test_a_run_that_ends_by_time_shows_time(self):
+        stream, now = io.StringIO(), Time()
+        hook = hooks.progress_line(None, 32, stream=stream, now=now, train_seconds=600.0)
+        hook(500, {**TRAIN, "training_seconds": 150.0}, "train")
+        now.now += 500
+        hook(2000, {**TRAIN, "training_seconds": 600.4}, "train")
+        metrics = "loss 7.250  MLM 23.4 %  NSP 61.0 %  lr 1.00e-04"
+        assert stream.getvalue().splitlines() == [
+            f"step 500   25 %  {metrics}  7:30 left",
+            f"step 2,000  100 %  {metrics}  96.0 seq/s  0:00 left",
+        ]
 
     def test_a_metric_that_is_not_reported_is_not_shown(self):
         stream = io.StringIO()

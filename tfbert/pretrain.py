@@ -15,6 +15,7 @@ import sys
 import keras
 
 from tfbert import (
+    batch_ramp,
     checkpoints,
     checks,
     config,
@@ -92,6 +93,12 @@ class PretrainConfig:
     )
     train_batch_size: int = config.field(32, "Rows of records an optimizer step, over all replicas.", lower_bound=1)
     gradient_accumulation_steps: int = config.field(1, "Parts that a step's batch is computed in.", lower_bound=1)
+    batch_ramp: float = config.field(
+        0.0,
+        "Share of the steps in which the batch grows, from one of gradient_accumulation_steps parts to all.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
     eval_batch_size: int = config.field(32, "Rows a batch of evaluation, over all replicas.", lower_bound=1)
     optimizer: str = config.field("adamw", "What updates the weights.", choices=tuple(OPTIMIZERS))
     adam_beta1: float = config.field(0.9, "Decay of the mean gradient.", lower_bound=0.0, upper_bound=1.0)
@@ -168,6 +175,13 @@ class PretrainConfig:
             self.train_hours is None or (self.train_hours > 0 and self.warmup_proportion is not None),
             "train_hours must be positive, and go with warmup_proportion, since the number of steps is not known",
             f"train_hours={self.train_hours}, warmup_proportion={self.warmup_proportion}",
+        )
+
+        checks.require(
+            not (self.batch_ramp and self.train_hours),
+            "a batch grows over steps, whose number train_hours does not know",
+            f"batch_ramp={self.batch_ramp}, train_hours={self.train_hours}",
+            do="Give one of the two",
         )
 
     @property
@@ -275,12 +289,14 @@ def _train(flags, run, strategy, records, held_out_records):
     clock = training_clock.TrainingClock(flags.train_hours * 3600) if flags.train_hours else None
     schedule = _schedule(flags, clock)
     model, optimizer = _build(flags, run.encoder, strategy, records, schedule)
+    ramp = batch_ramp.BatchRamp(flags.gradient_accumulation_steps, round(flags.batch_ramp * flags.num_train_steps))
+    part = flags.train_batch_size // ramp.parts
     trainer = train_loop.Trainer(
         strategy,
         model,
         optimizer,
         held_out.objective(records),
-        flags.gradient_accumulation_steps,
+        ramp,
         flags.clip_norm,
         flags.random_seed,
         clock,
@@ -312,10 +328,10 @@ def _train(flags, run, strategy, records, held_out_records):
     def make_dataset(*pipeline):
         return input_pipeline.train_dataset(
             records,
-            flags.train_batch_size,
-            flags.gradient_accumulation_steps,
+            part,
+            1,
             flags.random_seed,
-            trainer.step,
+            ramp.before(trainer.step),  # parts take the place of steps, since steps are not of one size
             flags.shuffle_buffer_size,
             *pipeline,
         )
@@ -324,7 +340,7 @@ def _train(flags, run, strategy, records, held_out_records):
     logs = hooks.of_run(
         run.dir,
         flags.last_step,
-        flags.train_batch_size,
+        lambda step: part * ramp.before(step),
         resume_step,
         hparams=run.config["pretrain"],
         model=model,

@@ -17,13 +17,14 @@ class Clock:
     """Measures the speed of training from the calls that a hook gets.
 
     Args:
-        batch_size: Sequences in an optimizer step, over all replicas.
+        batch_size: Sequences in an optimizer step, over all replicas; or a function that gives those before a step.
         start_step: Optimizer steps that were done before; they took none of this process's time.
         now: A clock in seconds.
     """
 
     def __init__(self, batch_size, start_step=0, now=time.perf_counter):
-        self.batch_size, self._now = batch_size, now
+        self._rows = batch_size if callable(batch_size) else lambda step: step * batch_size
+        self._now = now
         self._step, self._time = start_step, now()  # of the last report, of whatever split
         self._trained_step, self._training = start_step, 0.0  # step of the last "train", seconds since
         self._reports = collections.deque([(start_step, self._time)], maxlen=WINDOW)
@@ -40,13 +41,13 @@ class Clock:
         self._step, self._time = step, now
         if split != "train":
             return None
-        seconds, steps = self._training, step - self._trained_step
+        seconds, rows = self._training, self._rows(step) - self._rows(self._trained_step)
         self._training, self._trained_step = 0.0, step
         if not self._compiled and len(self._reports) == 2:
             self._reports.popleft()
             self._compiled = True
         self._reports.append((step, now))
-        return (steps * self.batch_size / seconds if seconds > 0 else 0.0), seconds
+        return (rows / seconds if seconds > 0 else 0.0), seconds
 
     def skip(self):
         """Leaves the time since the last report out of the training: it was spent in reporting."""

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checks, training_clock
+from tfbert import batch_ramp, checks, training_clock
 from tfbert.layers import dropout
 
 GRADIENT_NORM, PADDING_SHARE = "gradient_norm", "padding_share"
@@ -165,7 +165,7 @@ class Trainer:
         model: Takes and gives dictionaries.
         optimizer: Built for `model.trainable_variables`, without clipping of its own.
         objective: The `Objective`.
-        micro_batches: Batches that a replica adds up to one step.
+        micro_batches: Batches that a replica adds up to one step: a number, or a `batch_ramp.BatchRamp`.
         clip_norm: Bound of the global norm of the gradient; 0 for none.
         seed: The run's seed; dropout's masks are made of it.
         clock: A `training_clock.TrainingClock` that the run ends by, or None.
@@ -173,7 +173,9 @@ class Trainer:
 
     def __init__(self, strategy, model, optimizer, objective, micro_batches=1, clip_norm=1.0, seed=0, clock=None):
         self._strategy, self._model, self._optimizer, self._objective = strategy, model, optimizer, objective
-        self._micro_batches, self._clip_norm, self._seed, self._clock = micro_batches, clip_norm, seed, clock
+        is_number = isinstance(micro_batches, int)
+        self._ramp = batch_ramp.BatchRamp(micro_batches) if is_number else micro_batches
+        self._clip_norm, self._seed, self._clock = clip_norm, seed, clock
         rows = len(objective.loss_names + objective.metric_names) + 2
         self._step = _host_variable(0, tf.int64)
         self._sums = _host_variable(np.zeros([rows, 2]), tf.float64)
@@ -195,11 +197,11 @@ class Trainer:
         return self._clock is not None and self._clock.is_over
 
     def run(self, iterator, count, stop):
-        """Does `count` steps, or fewer if `stop` asks or the time is over; the host is not asked in between.
+        """Does `count` steps, or fewer if `stop` asks, the time is over or the batch grows, without asking the host.
 
         Args:
             iterator: Gives per-replica micro-batches, `micro_batches` of them a step.
-            count: Steps.
+            count: Steps, at most.
             stop: A `StopRequest`.
 
         Returns:
@@ -207,7 +209,9 @@ class Trainer:
         """
         if self._clock:
             self._clock.resume()
-        self._run(iterator, tf.constant(count), stop.variable)
+        count = min(count, self._ramp.same_from(self.step) or count)
+        # A number of its own of micro-batches is a graph of its own.
+        self._run(iterator, tf.constant(count), stop.variable, self._ramp.at(self.step))
         loss, norm = self._last.numpy()
         return float(loss), float(norm)
 
@@ -220,7 +224,7 @@ class Trainer:
         return {**self._objective.means(sums), **others, **time}
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _run(self, iterator, count, stop):
+    def _run(self, iterator, count, stop, micro_batches):
         def going_on(i):
             more = (i < count) & tf.reduce_all(tf.math.is_finite(self._last)) & ~stop
             return more & self._clock.tick() if self._clock else more
@@ -228,7 +232,7 @@ class Trainer:
         def one_step(i):
             if self._clock:
                 self._clock.begin_update()
-            batches = tuple(next(iterator) for _ in range(self._micro_batches))
+            batches = tuple(next(iterator) for _ in range(micro_batches))
             results = self._strategy.run(self._replica_step, args=(batches, self._step.read_value()))
             sums, last = (self._strategy.experimental_local_results(x)[0] for x in results)
             self._sums.assign_add(tf.cast(sums, tf.float64))
