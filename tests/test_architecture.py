@@ -21,6 +21,7 @@ RANKS = (
         "tfbert.distribution",
         "tfbert.checkpoints",
         "tfbert.run_folder",
+        "tfbert.input_wait",
         "tfbert.train_loop",
         "tfbert.batch_ramp",
         "tfbert.training_clock",

@@ -113,6 +113,16 @@ def test_speed_in_tokens_leaves_padding_out(tmp_path):
     assert row["tokens_per_second"] == pytest.approx(75 * row["sequences_per_second"], rel=1e-3)
 
 
+def test_waiting_for_input_is_part_of_the_speed_and_not_of_the_metrics(tmp_path, capfd):
+    made = hooks.of_run(tmp_path, 10, 32, waited=lambda: 1e9)
+    for hook in made:
+        hook(5, TRAIN, "train")
+        hook.close()
+    assert lines_of(tmp_path / "speed.jsonl")[0]["input_wait_share"] == 1
+    assert lines_of(tmp_path / "metrics.jsonl") == [{"step": 5, "split": "train", **TRAIN}]
+    assert "input wait 100.0 %" in capfd.readouterr().err
+
+
 def test_of_run(tmp_path, capfd):
     made = hooks.of_run(tmp_path, 10, 32)
     for hook in made:

@@ -18,13 +18,13 @@ class TestClock:
         now = Time()
         clock = progress.Clock(batch_size=6, now=now)
         now.now += 50  # tracing, and the first ten steps
-        assert clock.lap(10, "train") == (60 / 50, 50)
+        assert clock.lap(10, "train") == (60 / 50, 50, None)
         now.now += 20
-        assert clock.lap(20, "train") == (60 / 20, 20)
+        assert clock.lap(20, "train") == (60 / 20, 20, None)
         now.now += 30
         assert clock.lap(20, "held_out") is None
         now.now += 20
-        assert clock.lap(30, "train") == (60 / 20, 20)
+        assert clock.lap(30, "train") == (60 / 20, 20, None)
         # Ten steps took 20 seconds and half of the tens came with an evaluation: 70 seconds for twenty.
         assert clock.seconds_left(50) == 70
 
@@ -52,7 +52,7 @@ class TestClock:
         clock = progress.Clock(6, start_step=900, now=now)
         now.now += 300
         clock.lap(910, "held_out")  # no "train" yet
-        assert clock.lap(910, "train") == (0.2, 300)
+        assert clock.lap(910, "train") == (0.2, 300, None)
         assert clock.seconds_left(1000) == 2700
 
     def test_time_left_follows_the_machine(self):
@@ -71,7 +71,18 @@ class TestClock:
         now.now += 5
         clock.skip()
         now.now += 2
-        assert clock.lap(1, "train") == (3, 2)
+        assert clock.lap(1, "train") == (3, 2, None)
+
+    def test_the_share_of_waiting_is_of_each_lap(self):
+        now, waited = Time(), iter([8.0, 8.0, 9.0, 30.0, 29.0])
+        clock = progress.Clock(6, now=now, waited=lambda: next(waited))
+        shares = []
+        for step, seconds in ((1, 20), (2, 5), (3, 4), (4, 10), (5, 10)):
+            now.now += seconds
+            clock.lap(step, "held_out")
+            shares.append(clock.lap(step, "train").input_wait_share)
+        # At last the graph's clock was set, first forward and then back.
+        assert shares == [0.4, 0.0, 0.25, 1.0, 0.0]
 
     @pytest.mark.parametrize(
         "seconds, text",
@@ -138,9 +149,10 @@ class TestProgressLine:
         hook(1000, TRAIN, "train")
         hook.close()
         assert stream.getvalue() == (
-            "step   500/2,000   25 %  loss 7.250  MLM 23.4 %  NSP 61.0 %  lr 1.00e-04\n"
+            "step   500/2,000   25 %  loss 7.250  MLM 23.4 %  NSP 61.0 %  lr 1.00e-04  padding 11.0 %\n"
             "held out at step 500:  loss 7.250  MLM 23.4 %  NSP 61.0 %\n"
-            "step 1,000/2,000   50 %  loss 7.250  MLM 23.4 %  NSP 61.0 %  lr 1.00e-04  640 seq/s  0:50 left\n"
+            "step 1,000/2,000   50 %  loss 7.250  MLM 23.4 %  NSP 61.0 %  lr 1.00e-04  640 seq/s  padding 11.0 %  "
+            "0:50 left\n"
         )
 
     @pytest.mark.parametrize("columns", [8, 20, 40, 60, 79, 80, 120])
@@ -175,9 +187,20 @@ class TestProgressLine:
         hook(2000, {**TRAIN, "training_seconds": 600.4}, "train")
         metrics = "loss 7.250  MLM 23.4 %  NSP 61.0 %  lr 1.00e-04"
         assert stream.getvalue().splitlines() == [
-            f"step 500   25 %  {metrics}  7:30 left",
-            f"step 2,000  100 %  {metrics}  96.0 seq/s  0:00 left",
+            f"step 500   25 %  {metrics}  padding 11.0 %  7:30 left",
+            f"step 2,000  100 %  {metrics}  96.0 seq/s  padding 11.0 %  0:00 left",
         ]
+
+    def test_waiting_for_input_is_shown(self):
+        stream, now, waited = io.StringIO(), Time(), iter([5.0, 5.5])
+        hook = hooks.progress_line(2000, 32, stream=stream, now=now, waited=lambda: next(waited))
+        for step in (500, 1000):
+            now.now += 25
+            hook(step, {"learning_rate": 1e-4}, "train")
+        assert stream.getvalue() == (
+            "step   500/2,000   25 %  lr 1.00e-04  input wait 20.0 %\n"
+            "step 1,000/2,000   50 %  lr 1.00e-04  640 seq/s  input wait 2.0 %  0:50 left\n"
+        )
 
     def test_a_metric_that_is_not_reported_is_not_shown(self):
         stream = io.StringIO()

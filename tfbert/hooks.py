@@ -113,19 +113,19 @@ class SpeedFile(JsonLines):
         batch_size: Rows in an optimizer step, over all replicas.
         resume_step: As of `JsonLines`.
         max_seq_length: Tokens in a row; None leaves tokens a second out.
+        waited: As of `progress.Clock`.
     """
 
-    def __init__(self, path, batch_size, resume_step=None, max_seq_length=None):
+    def __init__(self, path, batch_size, resume_step=None, max_seq_length=None, waited=None):
         super().__init__(path, resume_step)
         self._max_seq_length = max_seq_length
-        self._clock = progress.Clock(batch_size, resume_step or 0)
+        self._clock = progress.Clock(batch_size, resume_step or 0, waited=waited)
 
     def __call__(self, step, metrics, split):
         """Appends {"step", what `progress.speeds` gives, "seconds"} of the steps since the line before."""
         lap = self._clock.lap(step, split)
         if lap:
-            speed, seconds = lap
-            values = {**progress.speeds(speed, metrics, self._max_seq_length), "seconds": seconds}
+            values = {**progress.speeds(lap, metrics, self._max_seq_length), "seconds": lap.seconds}
             self.write(step=int(step), **{name: round(value, 3) for name, value in values.items()})
 
 
@@ -143,6 +143,7 @@ def of_run(
     vocab=None,
     max_seq_length=None,
     train_seconds=None,
+    waited=None,
 ):
     """All hooks of a training run, to be called in this order.
 
@@ -156,13 +157,14 @@ def of_run(
         resume_step: Step of the restored checkpoint; None for a new run.
         hparams: See `summaries.TensorBoard`, as `model`, `guess_features`, `vocab` and `max_seq_length`.
         train_seconds: Training time that the run will have at its end, if the time decides.
+        waited: As of `progress.Clock`.
 
     Returns:
         A list of hooks.
     """
     return [
         metrics_file(os.path.join(run_dir, METRICS_FILE), resume_step),
-        tensorboard(run_dir, batch_size, resume_step, hparams, model, guess_features, vocab, max_seq_length),
-        speed_file(os.path.join(run_dir, SPEED_FILE), batch_size, resume_step, max_seq_length),
-        progress_line(num_train_steps, batch_size, resume_step or 0, train_seconds=train_seconds),
+        tensorboard(run_dir, batch_size, resume_step, hparams, model, guess_features, vocab, max_seq_length, waited),
+        speed_file(os.path.join(run_dir, SPEED_FILE), batch_size, resume_step, max_seq_length, waited),
+        progress_line(num_train_steps, batch_size, resume_step or 0, train_seconds=train_seconds, waited=waited),
     ]

@@ -348,6 +348,7 @@ def _train(flags, run, strategy, records, held_out_records):
         vocab=run.vocab,
         max_seq_length=flags.max_seq_length,
         train_seconds=clock and clock.budget,
+        waited=lambda: trainer.input_wait_seconds,
     )
     with train_loop.closing(logs), train_loop.StopRequest() as stop, record_sets.clear_errors(records):
         step = train_loop.train(

@@ -4,6 +4,7 @@ import collections
 import os
 import sys
 import time
+import typing
 
 # Time left is taken from the last so many reports: recent enough to follow the machine, and enough
 # to hold an evaluation now and then.
@@ -13,6 +14,20 @@ WINDOW = 50
 LONG_FIRST_LAP = 120
 
 
+class Lap(typing.NamedTuple):
+    """What the time between two reports of training tells.
+
+    Attributes:
+        rows_per_second: Sequences a second.
+        seconds: Of training; evaluation is left out.
+        input_wait_share: The part of them that steps waited for input; None where that is not measured.
+    """
+
+    rows_per_second: float
+    seconds: float
+    input_wait_share: float | None
+
+
 class Clock:
     """Measures the speed of training from the calls that a hook gets.
 
@@ -20,18 +35,20 @@ class Clock:
         batch_size: Sequences in an optimizer step, over all replicas; or a function that gives those before a step.
         start_step: Optimizer steps that were done before; they took none of this process's time.
         now: A clock in seconds.
+        waited: () -> seconds that training has waited for input so far; None if nobody measures it.
     """
 
-    def __init__(self, batch_size, start_step=0, now=time.perf_counter):
+    def __init__(self, batch_size, start_step=0, now=time.perf_counter, waited=None):
         self._rows = batch_size if callable(batch_size) else lambda step: step * batch_size
-        self._now = now
+        self._now, self._waited = now, waited
+        self._waited_before = 0.0
         self._step, self._time = start_step, now()  # of the last report, of whatever split
         self._trained_step, self._training = start_step, 0.0  # step of the last "train", seconds since
         self._reports = collections.deque([(start_step, self._time)], maxlen=WINDOW)
         self._compiled = False
 
     def lap(self, step, split):
-        """Notes a report; for "train" returns (sequences a second, seconds of training) since the last.
+        """Notes a report; for "train" returns the `Lap` since the last.
 
         Time between two reports of one step is evaluation, and is not counted as training.
         """
@@ -47,7 +64,14 @@ class Clock:
             self._reports.popleft()
             self._compiled = True
         self._reports.append((step, now))
-        return (rows / seconds if seconds > 0 else 0.0), seconds
+        return Lap(rows / seconds if seconds > 0 else 0.0, seconds, self._wait_share(seconds))
+
+    def _wait_share(self, seconds):
+        if self._waited is None:
+            return None
+        before, self._waited_before = self._waited_before, self._waited()
+        # Two clocks, and that of the graph may be set while it runs.
+        return min(1.0, max(0.0, (self._waited_before - before) / seconds)) if seconds > 0 else 0.0
 
     def skip(self):
         """Leaves the time since the last report out of the training: it was spent in reporting."""
@@ -67,19 +91,22 @@ class Clock:
         return max(0, num_train_steps - last_step) * (last - first) / (last_step - first_step)
 
 
-def speeds(rows_per_second, metrics, max_seq_length):
-    """{name: value} of the speed: rows a second, and tokens that are no padding where that can be told.
+def speeds(lap, metrics, max_seq_length):
+    """{name: value} of the speed: rows a second, and where they can be told tokens that are no padding, and the
+    share of the time that steps waited for input.
 
     Rows alone mislead: a packed row takes as long as one that is mostly padding, and teaches several times as much.
 
     Args:
-        rows_per_second: Of `Clock.lap`.
+        lap: Of `Clock.lap`.
         metrics: Of the report, with the share of padding or not.
         max_seq_length: Tokens in a row, or None.
     """
-    known = {"sequences_per_second": rows_per_second}
+    known = {"sequences_per_second": lap.rows_per_second}
     if max_seq_length and "padding_share" in metrics:
-        known["tokens_per_second"] = rows_per_second * max_seq_length * (1 - metrics["padding_share"])
+        known["tokens_per_second"] = lap.rows_per_second * max_seq_length * (1 - metrics["padding_share"])
+    if lap.input_wait_share is not None:
+        known["input_wait_share"] = lap.input_wait_share
     return known
 
 
@@ -144,10 +171,11 @@ class ProgressLine:
         stream=None,
         now=time.perf_counter,
         train_seconds=None,
+        waited=None,
     ):
         self._total, self._stream = num_train_steps, stream or sys.stderr
         self._train_seconds = train_seconds
-        self._clock = Clock(batch_size, start_step, now)
+        self._clock = Clock(batch_size, start_step, now, waited)
         self._live = ""  # the line that stands on the terminal and will be rewritten
 
     def __call__(self, step, metrics, split):
@@ -157,7 +185,7 @@ class ProgressLine:
         # The last column stays free: a line that fills it wraps on some terminals, and then piles up.
         room = None if width is None else max(1, width - 1)
         if split == "train":
-            line = _fitting(self._training_parts(step, metrics, lap[0]), room)
+            line = _fitting(self._training_parts(step, metrics, lap), room)
             self._write(line, width, stays=False)
         else:
             line = _fitting([(10, f"held out at step {step:,}:"), *_quality(metrics)], room)
@@ -172,7 +200,7 @@ class ProgressLine:
         where = f"step {step:>{digits},}/{self._total:,}"
         return where, step / max(1, self._total), self._clock.seconds_left(self._total)
 
-    def _training_parts(self, step, metrics, speed):
+    def _training_parts(self, step, metrics, lap):
         where, share, left = self._how_far(step, metrics)
         rate = metrics.get("learning_rate")
         return [
@@ -180,7 +208,9 @@ class ProgressLine:
             (4, f"{100 * share:3.0f} %"),
             *_quality(metrics),
             (3, "" if rate is None else f"lr {rate:.2e}"),
-            (5, _speed(speed) if self._clock.is_known else ""),
+            (5, _speed(lap.rows_per_second) if self._clock.is_known else ""),
+            (1, f"padding {_percent(metrics['padding_share'])}" if "padding_share" in metrics else ""),
+            (2, "" if lap.input_wait_share is None else f"input wait {_percent(lap.input_wait_share)}"),
             (9, "" if left is None else f"{duration(left)} left"),
         ]
 

@@ -207,7 +207,7 @@ def _hparam(value):
 
 
 @contextlib.contextmanager
-def _writing(folder):
+def writing(folder):
     """Words TensorFlow's errors of writing."""
     try:
         yield
@@ -235,6 +235,7 @@ class TensorBoard:
             brings what the model guesses on them.
         vocab: The run's `Vocab`; goes with `guess_features`.
         max_seq_length: Tokens in a row. If given, the speed is also reported in tokens that are no padding.
+        waited: As of `progress.Clock`.
     """
 
     def __init__(
@@ -247,13 +248,14 @@ class TensorBoard:
         guess_features=None,
         vocab=None,
         max_seq_length=None,
+        waited=None,
     ):
         self._max_seq_length = max_seq_length
-        self._clock = progress.Clock(batch_size, resume_step or 0)
+        self._clock = progress.Clock(batch_size, resume_step or 0, waited=waited)
         self._model, self._guess_features, self._vocab = model, guess_features, vocab
         self._folder = os.path.join(run_dir, FOLDER)
         self._writers = {}
-        with _writing(self._folder):
+        with writing(self._folder):
             for split in ("train", "held_out"):
                 folder = os.path.join(self._folder, split)
                 tf.io.gfile.makedirs(folder)
@@ -276,8 +278,8 @@ class TensorBoard:
     def __call__(self, step, metrics, split):
         """Writes a report."""
         lap = self._clock.lap(step, split)
-        values = {**metrics, **progress.speeds(lap[0], metrics, self._max_seq_length)} if lap else metrics
-        with _writing(self._folder), self._writers[split].as_default(step):
+        values = {**metrics, **progress.speeds(lap, metrics, self._max_seq_length)} if lap else metrics
+        with writing(self._folder), self._writers[split].as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(tag(name), value)
             if split == "held_out":
@@ -298,6 +300,6 @@ class TensorBoard:
 
     def close(self):
         """Writes what is left and closes the files."""
-        with _writing(self._folder):
+        with writing(self._folder):
             for writer in self._writers.values():
                 writer.close()

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfbert import batch_ramp, checks, training_clock
+from tfbert import batch_ramp, checks, input_wait, training_clock
 from tfbert.layers import dropout
 
 GRADIENT_NORM, PADDING_SHARE = "gradient_norm", "padding_share"
@@ -180,6 +180,7 @@ class Trainer:
         self._step = _host_variable(0, tf.int64)
         self._sums = _host_variable(np.zeros([rows, 2]), tf.float64)
         self._last = _host_variable(np.zeros([2]), tf.float32)  # loss and gradient norm of the last step
+        self._input_wait = input_wait.InputWait()
 
     @property
     def state(self):
@@ -195,6 +196,11 @@ class Trainer:
     def time_is_over(self):
         """Whether the run has a clock and its time is used up."""
         return self._clock is not None and self._clock.is_over
+
+    @property
+    def input_wait_seconds(self):
+        """Seconds that steps of this process have waited for input."""
+        return self._input_wait.seconds
 
     def run(self, iterator, count, stop):
         """Does `count` steps, or fewer if `stop` asks, the time is over or the batch grows, without asking the host.
@@ -232,7 +238,7 @@ class Trainer:
         def one_step(i):
             if self._clock:
                 self._clock.begin_update()
-            batches = tuple(next(iterator) for _ in range(micro_batches))
+            batches = self._input_wait.take(iterator, micro_batches)
             results = self._strategy.run(self._replica_step, args=(batches, self._step.read_value()))
             sums, last = (self._strategy.experimental_local_results(x)[0] for x in results)
             self._sums.assign_add(tf.cast(sums, tf.float64))
