@@ -9,6 +9,7 @@ from tfbert import quiet  # noqa: F401 (first: it imports TensorFlow without its
 
 # isort: split
 import dataclasses
+import os
 import signal
 import sys
 
@@ -25,8 +26,10 @@ from tfbert import (
     hooks,
     initial_weights,
     input_pipeline,
+    profiling,
     record_sets,
     run_folder,
+    summaries,
     train_loop,
     training_clock,
 )
@@ -48,6 +51,7 @@ MAY_CHANGE = (
     "save_checkpoints_steps",
     "keep_checkpoint_max",
     "iterations_per_loop",
+    "profile_steps",
     "tpu_name",
     "allow_missing",  # matters before the first step only
 )
@@ -138,6 +142,11 @@ class PretrainConfig:
     max_eval_steps: int | None = config.field(None, "Batches of an evaluation; by default all.", lower_bound=1)
     log_steps: int = config.field(100, "Steps from report to report.", lower_bound=1)
     iterations_per_loop: int = config.field(100, "Steps a call of the graph, at most.", lower_bound=1)
+    profile_steps: str = config.field(
+        "",
+        "FIRST:LAST writes a profile of the steps after FIRST up to LAST to output_dir/tensorboard/profile. Calls of "
+        "the graph are cut there, so that each of these steps is one; the result of the run is the same.",
+    )
     shuffle_buffer_size: int = config.field(100_000, "Records that are shuffled together.", lower_bound=1)
     strategy: str = config.field(
         "default", "default: one device; mirrored: all of this machine; tpu.", choices=distribution.STRATEGIES
@@ -161,6 +170,7 @@ class PretrainConfig:
             "one of --model and --bert_config_file must be given, or weights that tell with --init_checkpoint",
             f"model={self.model!r}, bert_config_file={self.bert_config_file!r}",
         )
+        profiling.parse_steps(self.profile_steps, self.last_step)
         checks.require(
             self.train_batch_size % self.gradient_accumulation_steps == 0,
             "train_batch_size must be a multiple of gradient_accumulation_steps",
@@ -336,6 +346,11 @@ def _train(flags, run, strategy, records, held_out_records):
             *pipeline,
         )
 
+    profiled = profiling.Profiled(
+        trainer,
+        profiling.parse_steps(flags.profile_steps, flags.last_step),
+        os.path.join(run.dir, summaries.FOLDER),
+    )
     evaluate_first = resume_step is None or not run_folder.was_evaluated(run.dir, resume_step)
     logs = hooks.of_run(
         run.dir,
@@ -350,9 +365,9 @@ def _train(flags, run, strategy, records, held_out_records):
         train_seconds=clock and clock.budget,
         waited=lambda: trainer.input_wait_seconds,
     )
-    with train_loop.closing(logs), train_loop.StopRequest() as stop, record_sets.clear_errors(records):
+    with train_loop.closing([*logs, profiled]), train_loop.StopRequest() as stop, record_sets.clear_errors(records):
         step = train_loop.train(
-            trainer,
+            profiled,
             iter(distribution.distribute(strategy, make_dataset)),
             plan,
             saved,
@@ -362,6 +377,8 @@ def _train(flags, run, strategy, records, held_out_records):
             stop=stop,
             evaluate_first=evaluate_first,
         )
+    if profiled.profiled:
+        _say("profile of steps {:,} to {:,}: {}".format(*profiled.profiled, profiled.folder))
     is_over = plan.is_over(step) or trainer.time_is_over
     return step, stop.signal, is_over
 
