@@ -26,6 +26,7 @@ RANKS = (
         "tfbert.batch_ramp",
         "tfbert.training_clock",
         "tfbert.initial_weights",
+        "tfbert.machine",
         "tfbert.profiling",
         "tfbert.hooks",
         "tfbert.progress",

@@ -26,6 +26,7 @@ from tfbert import (
     hooks,
     initial_weights,
     input_pipeline,
+    machine,
     profiling,
     record_sets,
     run_folder,
@@ -422,8 +423,10 @@ def run(flags):
             "train": record_sets.about(records),
             "held_out": record_sets.about(held_out_records),
         },
+        "machine": machine.describe(),
     }
     may_change = [f"pretrain.{name}" for name in MAY_CHANGE]
+    may_change += ["machine", *(f"machine.{name}" for name in about["machine"])]
     defaults = {"pretrain": {f.name: f.default for f in dataclasses.fields(PretrainConfig)}}
     folder = run_folder.create(flags.output_dir, encoder, vocab, about, may_change, defaults)
     with run_folder.lock(folder.dir):
