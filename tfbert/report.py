@@ -1,0 +1,130 @@
+"""Draws a page about a run, or compares several: curves, speed, answers, recipe, environment; as a PNG.
+
+    python -m tfbert.report --run_dir=run --output=report.png
+    python -m tfbert.report --run_dir=google --run_dir=efficient --output=compared.png
+
+It needs matplotlib: python -m pip install -r requirements-report.txt. A run that is still training can be drawn too.
+"""
+
+from tfbert import quiet  # isort: skip  # noqa: F401 (first: it holds back start-up noise)
+
+import dataclasses
+import os
+import sys
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from tfbert import checkpoints, checks, config, fill_mask, report_texts, run_logs
+
+# Plain English, and of the kind that documentation is written in.
+TEXTS = (
+    "She opened the [MASK] and looked out of the window.",
+    "Returns a new [MASK] with the same shape as the input.",
+    "If the file does not exist, an error is [MASK].",
+)
+MOST_RUNS, MOST_TEXTS = 7, 6  # colours that can be told apart, and what a page has room for
+TOP_K = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Flags of this program, besides --run_dir and --text."""
+
+    output: str = config.field("report.png", "The PNG file to write.")
+
+    def __post_init__(self):
+        checks.require(self.output.endswith(".png"), "--output must be a .png file", f"output={self.output!r}")
+        folder = os.path.dirname(self.output) or "."
+        checks.require(os.path.isdir(folder), "the folder of --output must be there", folder, f"--output={self.output}")
+
+
+def _page():
+    """The module `tfbert.report_page`, which can be imported only where matplotlib is installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as e:
+        must, do = "a report needs matplotlib", "python -m pip install -r requirements-report.txt"
+        raise checks.error(must, str(e), do=do) from e
+    from tfbert import report_page
+
+    return report_page
+
+
+def _answers(loaded, texts):
+    """For each text and each of its masks [(wordpiece, probability)], best first."""
+    rows = [text.encode("utf-8", "surrogateescape") for text in texts]
+    answered = {name: np.asarray(value) for name, value in loaded.answering(tf.constant(rows, tf.string)).items()}
+    return tuple(
+        tuple(
+            [
+                (word.decode(), float(p))
+                for word, p in zip(answered["tokens"][row, i], answered["probabilities"][row, i])
+            ]
+            for i in range(answered["positions"].shape[1])
+            if answered["positions"][row, i] >= 0
+        )
+        for row in range(len(texts))
+    )
+
+
+def read(run_dirs, texts):
+    """The `report_texts.Run` of each run folder.
+
+    Raises:
+        InputError: a folder is no run folder, or has no metrics.
+    """
+    all_logs = [run_logs.read(run_dir) for run_dir in run_dirs]
+    runs = []
+    for name, logs in zip(run_logs.labels(run_dirs), all_logs):
+        if not checkpoints.saved_steps(logs.dir):
+            runs.append(report_texts.Run(name, logs, None, None, ()))
+            continue
+        loaded = fill_mask.load(logs.dir, top_k=TOP_K)
+        parameters = loaded.model.count_params()
+        runs.append(report_texts.Run(name, logs, parameters, loaded.step, _answers(loaded, texts)))
+    return runs
+
+
+def run(cfg, run_dirs, texts=()):
+    """Draws the page of run folders on texts, or on `TEXTS`, and returns its path.
+
+    Raises:
+        InputError: matplotlib is not installed, there are too many folders or texts, a folder cannot be drawn, or
+            the file cannot be written.
+    """
+    page = _page()
+    texts = tuple(texts) or TEXTS
+    checks.require(run_dirs, "--run_dir must be given", "none")
+    checks.require(len(run_dirs) <= MOST_RUNS, f"at most {MOST_RUNS} runs fit on a page", f"{len(run_dirs)} --run_dir")
+    checks.require(len(texts) <= MOST_TEXTS, f"at most {MOST_TEXTS} texts fit on a page", f"{len(texts)} --text")
+    places = [os.path.realpath(d) for d in run_dirs]
+    checks.require(len(set(places)) == len(places), "each --run_dir must be another folder", ", ".join(run_dirs))
+    runs = read(run_dirs, texts)
+    for shown in runs:
+        for note in shown.logs.notes:
+            print(f"{shown.logs.dir}: {note}", file=sys.stderr)
+    figure = page.draw(runs, texts)
+    try:
+        figure.savefig(cfg.output)
+    except OSError as e:
+        raise checks.error("--output must be a file that can be written", e.strerror or str(e), cfg.output) from e
+    print(cfg.output)
+    return cfg.output
+
+
+def main(argv):
+    """The program."""
+    del argv
+    run(config.from_flags(ReportConfig), flags.FLAGS.run_dir, flags.FLAGS.text or ())
+
+
+if __name__ == "__main__":
+    config.define_flags(ReportConfig)
+    flags.DEFINE_multi_string("run_dir", None, "Run folder; given several times, the runs are compared.")
+    flags.DEFINE_multi_string(
+        "text", None, "A text with [MASK]s to fill, in place of the stored ones; may be repeated."
+    )
+    flags.mark_flag_as_required("run_dir")
+    checks.run_program(main)
