@@ -274,6 +274,16 @@ class TestOddRuns:
         assert "machine not recorded" in shown and "note: run: speed.jsonl: the last line is not whole" in shown
         assert shown.count("not reported") == 1
 
+    def test_that_ends_by_time(self, tmp_path):
+        """Such a run reports its training time among its metrics, and ends at a step that no flag names."""
+        folder = tiny_logs.make(tmp_path / "run", (7, 13), checkpoint=False, train_hours=0.5)
+        with open(os.path.join(folder, "metrics.jsonl"), "a") as f:
+            row = {"step": 19, "split": "train", "masked_lm_loss": 2.5, "training_seconds": 1800.25}
+            print(json.dumps(row), file=f)
+        figure = figure_of(folder)
+        assert points(panel(figure, "Masked LM: loss").lines[0])[0].tolist() == [7, 13, 19]
+        assert "train_hours=0.5" in words_of(figure)
+
     def test_sentence_order_is_called_by_its_name(self, tmp_path):
         folder = tiny_logs.make(tmp_path / "run", checkpoint=False)
         with open(os.path.join(folder, "config.json")) as f:
