@@ -8,7 +8,7 @@ from tfbert.layers import attention_masks, embeddings, initializers, pooler, tra
 PACKED_INPUTS = ("position_ids", "next_sentence_positions")
 
 
-def build_encoder(config: EncoderConfig, packed: bool = False) -> keras.Model:
+def build_encoder(config: EncoderConfig, packed: bool = False, rematerialize: bool = False) -> keras.Model:
     """Builds the encoder.
 
     The scopes and layer names are those of google-research/bert, so `variable.path` of each variable is
@@ -19,6 +19,7 @@ def build_encoder(config: EncoderConfig, packed: bool = False) -> keras.Model:
         packed: Whether a row holds several examples; variables are the same either way. There are two more
             inputs then, "position_ids" [B, L] and "next_sentence_positions" [B, M] where the [CLS] of each
             example lies; "input_mask" numbers the examples, and "pooled_output" is [B, M, D].
+        rematerialize: Whether training saves memory for time: see `layers.transformer.TransformerBlock`.
 
     Returns:
         A model from {"input_ids", "input_mask", "segment_ids"}, int32 [B, L] each with any L up to
@@ -60,6 +61,7 @@ def build_encoder(config: EncoderConfig, packed: bool = False) -> keras.Model:
                     config.attention_probs_dropout_prob,
                     config.initializer_range,
                     config.layer_norm_eps,
+                    rematerialize,
                     name=f"layer_{i}",
                 )(hidden, attention_bias)
         pooled = pooler.Pooler(config.hidden_size, config.initializer_range, name="pooler")(hidden, pooled_positions)

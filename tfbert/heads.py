@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfbert import checks
 from tfbert.config import EncoderConfig
 from tfbert.encoder import build_encoder
-from tfbert.layers import activations, dropout, initializers, transformer
+from tfbert.layers import activations, dense, dropout, initializers, transformer
 
 
 class Transform(keras.layers.Layer):
@@ -49,7 +49,7 @@ class MaskedLanguageModel(keras.layers.Layer):
         masked_lm_positions: int32 [B, P].
 
     Returns:
-        float32 [B, P, V].
+        float32 [B, P, V]; in training in the dtype of its policy.
     """
 
     def __init__(
@@ -81,12 +81,15 @@ class MaskedLanguageModel(keras.layers.Layer):
                 autocast=False,
             )
 
-    def call(self, sequence_output, masked_lm_positions):
+    def call(self, sequence_output, masked_lm_positions, training=False):
         """See the class."""
         states = tf.gather(sequence_output, masked_lm_positions, batch_dims=1)  # [B, P, D]
         states = self.transform(states)  # [B, P, E]
         table = self.embeddings.word_embeddings if self.tied else self.output_weights
         table = tf.cast(table, self.compute_dtype)  # [V, E]
+        if training:
+            # The widest tensor of all is not written down twice: the loss casts what it reads.
+            return dense.scores(states, table, tf.cast(self.output_bias, self.compute_dtype))  # [B, P, V]
         logits = tf.matmul(states, table, transpose_b=True)  # [B, P, V]
         return tf.cast(logits, tf.float32) + self.output_bias
 
@@ -132,13 +135,14 @@ def freeze_next_sentence(model: keras.Model) -> None:
         model.get_layer(name).trainable = False
 
 
-def build_pretrainer(config: EncoderConfig, packed: bool = False) -> keras.Model:
+def build_pretrainer(config: EncoderConfig, packed: bool = False, rematerialize: bool = False) -> keras.Model:
     """Builds the encoder with both heads of pre-training.
 
     Args:
         config: The encoder's sizes and rates.
         packed: Whether a row holds several examples: see `encoder.build_encoder`. "next_sentence_logits" are
             [B, M, 2] then.
+        rematerialize: Likewise.
 
     Returns:
         A model from the encoder's inputs and "masked_lm_positions" int32 [B, P] to
@@ -146,7 +150,7 @@ def build_pretrainer(config: EncoderConfig, packed: bool = False) -> keras.Model
         encoder's outputs. A tied table is one variable, `bert/embeddings/word_embeddings`; the other matrix of
         one that is not tied is `cls/predictions/output_weights`.
     """
-    encoder = build_encoder(config, packed)
+    encoder = build_encoder(config, packed, rematerialize)
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
     outputs = dict(encoder.output)
     with keras.name_scope("cls"):

@@ -1,6 +1,10 @@
 """Activations under the names that `bert_config.json` uses."""
 
+import functools
+
 import tensorflow as tf
+
+from tfbert.layers import compiled
 
 
 def gelu(x):
@@ -17,3 +21,10 @@ def gelu_erf(x):
 
 
 BY_NAME = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": tf.nn.relu, "tanh": tf.math.tanh, "linear": tf.identity}
+
+
+@functools.cache
+def compiled_by_name(name):
+    """An activation for training: one pass over memory, computed in float32 and given in the dtype of x."""
+    activation = BY_NAME[name]
+    return compiled.differentiable(1)(lambda x: tf.cast(activation(tf.cast(x, tf.float32)), x.dtype))

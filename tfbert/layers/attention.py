@@ -1,10 +1,62 @@
 """Multi-head self-attention: Vaswani et al. 2017, section 3.2."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from tfbert import checks
-from tfbert.layers import dropout, initializers
+from tfbert.layers import compiled, dense, dropout, initializers
+
+
+@functools.cache
+def _split(heads):
+    """The compiled function from queries, keys and values side by side, [B, L, 3 D], to three of [B, N, L, H]."""
+
+    @compiled.differentiable(1)
+    def split(x):
+        batch, length, width = x.shape
+        x = tf.reshape(x, [batch, length, 3, heads, width // (3 * heads)])  # [B, L, 3, N, H]
+        return tuple(tf.unstack(tf.transpose(x, [2, 0, 3, 1, 4])))
+
+    return split
+
+
+@compiled.differentiable(1)
+def _merge(x):
+    """[B, N, L, H] -> [B, L, D]."""
+    batch, heads, length, size = x.shape
+    return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, length, heads * size])
+
+
+@functools.cache
+def _weights(scale, rate):
+    """The function from products of queries and keys to the weights of the values, for training.
+
+    (scores [B, N, F, T], attention_bias [B, 1, 1 or F, T], words of dropout) -> [B, N, F, T], in the scores' dtype.
+    """
+
+    @compiled.compiled
+    def forward(scores, attention_bias, words):
+        scores_32 = tf.cast(scores, tf.float32) * scale + attention_bias
+        powers = tf.exp(scores_32 - tf.reduce_max(scores_32, -1, keepdims=True))
+        shares = powers / tf.reduce_sum(powers, -1, keepdims=True)
+        return tf.cast(dropout.drop(shares, rate, words), scores.dtype), tf.cast(shares, scores.dtype)
+
+    @compiled.compiled
+    def backward(upstream, shares, words):
+        shares_32 = tf.cast(shares, tf.float32)
+        products = dropout.drop(tf.cast(upstream, tf.float32), rate, words) * shares_32
+        gradient = products - shares_32 * tf.reduce_sum(products, -1, keepdims=True)
+        return tf.cast(scale * gradient, upstream.dtype)
+
+    @tf.custom_gradient
+    def weights(scores, attention_bias, words):
+        # The shares are kept, since to compute them again takes as long as all the rest.
+        dropped, shares = forward(scores, attention_bias, words)
+        return dropped, lambda upstream: (backward(upstream, shares, words), None, None)
+
+    return weights
 
 
 class SelfAttention(keras.layers.Layer):
@@ -56,6 +108,8 @@ class SelfAttention(keras.layers.Layer):
 
     def call(self, hidden, attention_bias, training=False):
         """See the class."""
+        if training:
+            return self._train(hidden, attention_bias)
         # Scaling the queries and not the scores is the same and touches H numbers a row instead of T.
         query = self._split_heads(self.query(hidden) * self.size_per_head**-0.5)  # [B, N, F, H]
         key = self._split_heads(self.key(hidden))  # [B, N, T, H]
@@ -69,6 +123,17 @@ class SelfAttention(keras.layers.Layer):
         context = tf.matmul(weights, value)  # [B, N, F, H]
 
         return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(hidden))  # [B, F, D]
+
+    def _train(self, hidden, attention_bias):
+        """`call` with dropout, as one product for queries, keys and values, and compiled functions between products."""
+        projections = (self.query, self.key, self.value)
+        kernel = tf.concat([tf.convert_to_tensor(p.kernel) for p in projections], 1)  # [D, 3 D]
+        bias = tf.concat([tf.convert_to_tensor(p.bias) for p in projections], 0)
+        query, key, value = _split(self.num_attention_heads)(dense.dense(hidden, kernel, bias))  # [B, N, L, H]
+        scores = tf.matmul(query, key, transpose_b=True)  # [B, N, F, T]
+        weigh = _weights(self.size_per_head**-0.5, self.dropout.rate)
+        weights = weigh(scores, tf.cast(attention_bias, tf.float32), self.dropout.words())
+        return _merge(tf.matmul(weights, value))  # [B, F, D]
 
     def _split_heads(self, x):
         """[B, L, D] -> [B, N, L, H]."""

@@ -6,14 +6,16 @@ micro-batch, replica); each layer folds in a constant of its own path. Nothing h
 """
 
 import contextlib
+import functools
 import threading
 import zlib
 
 import keras
 import tensorflow as tf
 
-# Masks are drawn as 16-bit integers: two elements from each 32 random bits. Rates are kept to 1 / 65536.
-_LEVELS = 1 << 16
+from tfbert.layers import compiled
+
+_LEVELS = 1 << 32  # of a random number
 
 # MirroredStrategy traces each replica in a thread of its own, at the same time.
 _context = threading.local()
@@ -37,25 +39,58 @@ def seeded(seed):
         _context.seed = outer
 
 
-def scaled_mask(shape, rate, seed, dtype):
-    """Draws what dropout multiplies by.
+def current_seed():
+    """The seed of `seeded` in this thread, or one drawn afresh: for a layer that computes something twice."""
+    seed = getattr(_context, "seed", None)
+    if seed is None:
+        return tf.random.uniform([2], minval=tf.int32.min, maxval=tf.int32.max, dtype=tf.int32)
+    return seed
+
+
+def random_bits(shape, words):
+    """Numbers that depend on the element's place and on `words`, and on nothing else.
+
+    A counter goes through two rounds of multiply and shift, with the constants of Wellons 2018 (`lowbias32`), which
+    were searched for so that each bit of the input flips each bit of the output half of the time. No cipher, but
+    good enough for masks, and a few integer operations in the loop that uses them: nothing is stored.
 
     Args:
-        shape: int32 [rank], a tensor.
-        rate: Probability with which an element is dropped, in (0, 1).
-        seed: integer [2].
-        dtype: Of the mask.
+        shape: Tuple of ints or int32 [rank].
+        words: int32 [2], random.
 
     Returns:
-        A tensor of that shape: 0 with probability `rate`, elsewhere the number that makes the mean 1.
+        uint32 of that shape.
     """
-    dropped = min(round(rate * _LEVELS), _LEVELS - 1)
-    size = tf.reduce_prod(shape)
-    # The algorithm is named: "auto_select" may give other numbers on another device or under XLA.
-    bits = tf.random.stateless_uniform([(size + 1) // 2], seed, None, None, tf.int32, alg="philox")
-    halves = tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:size]
-    kept = tf.reshape(halves, shape) >= tf.constant(dropped, tf.uint16)
-    return tf.cast(kept, dtype) * tf.cast(_LEVELS / (_LEVELS - dropped), dtype)
+    low, high = tf.unstack(tf.bitcast(words, tf.uint32))
+    x = tf.reshape(tf.range(tf.reduce_prod(shape)), shape)
+    x = tf.bitcast(x, tf.uint32) * tf.constant(0x9E3779B9, tf.uint32) + low  # odd, so no two places are alike
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
+        x = x * tf.constant(factor, tf.uint32) + high
+    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(16, tf.uint32)))
+
+
+def drop(x, rate, words):
+    """Zeroes elements with probability `rate` and scales the others up to the same mean.
+
+    To be called inside a compiled function, where it costs no pass over memory.
+
+    Args:
+        x: float, any shape.
+        rate: In [0, 1], a number; it is kept to 1 / 2^32.
+        words: int32 [2], random.
+    """
+    dropped = round(rate * _LEVELS)
+    if dropped in (0, _LEVELS):
+        return x if dropped == 0 else tf.zeros_like(x)
+    kept = random_bits(tf.shape(x), words) >= tf.constant(dropped, tf.uint32)
+    return tf.where(kept, x * tf.cast(_LEVELS / (_LEVELS - dropped), x.dtype), tf.zeros_like(x))
+
+
+@functools.cache
+def _dropping(rate):
+    """The compiled function (x, words) -> x with elements dropped."""
+    return compiled.differentiable(1)(lambda x, words: drop(x, rate, words))
 
 
 class Dropout(keras.layers.Layer):
@@ -84,15 +119,10 @@ class Dropout(keras.layers.Layer):
 
     def call(self, x, training=False):
         """See the class."""
-        if not training or self.rate == 0:
-            return x
-        if self.rate == 1:
-            return tf.zeros_like(x)
-        # A product: its gradient is one more product, and cheaper than that of `where`.
-        return x * scaled_mask(tf.shape(x), self.rate, self._seed(), x.dtype)
+        return _dropping(self.rate)(x, self.words()) if training and self.rate else x
 
-    def _seed(self):
-        seed = getattr(_context, "seed", None)
-        if seed is None:
-            return tf.random.uniform([2], minval=tf.int32.min, maxval=tf.int32.max, dtype=tf.int32)
-        return tf.random.experimental.stateless_fold_in(seed, self._constant, alg="philox")
+    def words(self):
+        """int32 [2]: what the mask of this call is made of."""
+        seed = tf.random.experimental.stateless_fold_in(current_seed(), self._constant, alg="philox")
+        # The algorithm is named: "auto_select" may give other numbers on another device or under XLA.
+        return tf.random.stateless_uniform([2], seed, None, None, tf.int32, alg="philox")

@@ -1,10 +1,24 @@
 """The sum of word, segment and position embeddings: Devlin et al. 2019, section 3, figure 2."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from tfbert import checks
-from tfbert.layers import dropout, initializers, transformer
+from tfbert.layers import compiled, dropout, initializers, transformer
+
+
+@functools.cache
+def _normed(rate, epsilon, dtype):
+    """The compiled function (words [B, L, E], segments, positions, gamma, beta, words of dropout) -> [B, L, E]."""
+
+    @compiled.differentiable(5)
+    def normed(words, segments, positions, gamma, beta, random_words):
+        normed, _ = transformer.normalized(words + segments + positions, epsilon)
+        return tf.cast(dropout.drop(normed * gamma + beta, rate, random_words), dtype)
+
+    return normed
 
 
 class Embeddings(keras.layers.Layer):
@@ -82,8 +96,11 @@ class Embeddings(keras.layers.Layer):
             positions = self._first_positions(input_ids)  # [L, E]
         else:
             positions = tf.gather(self.position_embeddings, position_ids)  # [B, L, E]
-        summed = self.LayerNorm(words + segments + positions)
-        return self.dropout(tf.cast(summed, self.compute_dtype), training=training)
+        if training:
+            normed = _normed(self.dropout.rate, self.LayerNorm.epsilon, self.compute_dtype)
+            gamma, beta = (tf.convert_to_tensor(v) for v in (self.LayerNorm.gamma, self.LayerNorm.beta))
+            return normed(words, segments, positions, gamma, beta, self.dropout.words())
+        return tf.cast(self.LayerNorm(words + segments + positions), self.compute_dtype)
 
     def _first_positions(self, input_ids):
         """Embeddings of the positions 0, 1, 2, ...: [L, E]."""
