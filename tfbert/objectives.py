@@ -11,6 +11,45 @@ last batch with examples of weight 0. A task whose labels are not among the feat
 
 import tensorflow as tf
 
+from tfbert.layers import compiled
+
+
+@compiled.compiled
+def _nats_forward(logits, labels):
+    """([B, K] cross-entropies, [B, K, 1] logarithms of the sums of exponentials), float32."""
+    of_label = tf.gather(logits, tf.expand_dims(labels, -1), batch_dims=2)
+    logits = tf.cast(logits, tf.float32)
+    largest = tf.reduce_max(logits, -1, keepdims=True)
+    log_sums = tf.math.log(tf.reduce_sum(tf.exp(logits - largest), -1, keepdims=True)) + largest
+    return tf.squeeze(log_sums - tf.cast(of_label, tf.float32), -1), log_sums
+
+
+@compiled.compiled
+def _nats_backward(upstream, logits, labels, log_sums):
+    """The gradient of the logits, in their dtype: probabilities, less 1 for the label."""
+    is_label = tf.equal(tf.range(logits.shape[-1]), tf.expand_dims(labels, -1))
+    differences = tf.exp(tf.cast(logits, tf.float32) - log_sums) - tf.cast(is_label, tf.float32)
+    return tf.cast(tf.expand_dims(upstream, -1) * differences, logits.dtype)
+
+
+@tf.custom_gradient
+def _nats(logits, labels):
+    """Cross-entropy of each label: float [B, K, C], int32 [B, K] -> float32 [B, K].
+
+    The logits of words are the widest tensor of all: this reads them twice and writes their gradient, and no more.
+    """
+    nats, log_sums = _nats_forward(logits, labels)
+    return nats, lambda upstream: (_nats_backward(upstream, logits, labels, log_sums), None)
+
+
+@compiled.compiled
+def _is_best(logits, labels):
+    """Whether the label has the largest logit and no class before it as large a one: bool [B, K]; one pass."""
+    labels = tf.expand_dims(labels, -1)
+    of_label = tf.gather(logits, labels, batch_dims=2)  # [B, K, 1]
+    before = tf.range(logits.shape[-1]) < labels
+    return tf.reduce_all(tf.where(before, logits < of_label, logits <= of_label), -1)
+
 
 def _weights(features, name):
     """float32, in the shape of a feature of weights: times those of the examples, where there are some."""
@@ -36,9 +75,9 @@ def _tasks(features):
 
 
 def _logits(outputs, task, labels):
-    """float32 [B, K, classes]: [B, 2] of rows that are one example become [B, 1, 2]."""
-    logits = tf.cast(outputs[f"{task}_logits"], tf.float32)
-    return tf.reshape(logits, tf.concat([tf.shape(labels), tf.shape(logits)[-1:]], 0))
+    """float [B, K, classes]: [B, 2] of rows that are one example become [B, 1, 2]."""
+    logits = outputs[f"{task}_logits"]
+    return tf.reshape(logits, [*labels.shape, logits.shape[-1]])
 
 
 def _weighted(values, weights):
@@ -55,7 +94,7 @@ def pretraining_losses(outputs: dict, features: dict) -> dict:
     """Cross-entropies of the two tasks: Devlin et al. 2019, section 3.1 and appendix A.2.
 
     Args:
-        outputs: "masked_lm_logits" float32 [B, P, V], "next_sentence_logits" float32 [B, 2], or [B, M, 2] of
+        outputs: "masked_lm_logits" float [B, P, V], "next_sentence_logits" float [B, 2], or [B, M, 2] of
             packed rows.
         features: "masked_lm_ids" int32 [B, P], "masked_lm_weights" float32 [B, P]; "next_sentence_labels"
             int32 [B, 1], or [B, M] with "next_sentence_weights" float32 [B, M], or not; "example_weights" or not.
@@ -68,7 +107,7 @@ def pretraining_losses(outputs: dict, features: dict) -> dict:
     losses = {}
     for task, (labels, weights) in _tasks(features).items():
         logits = _logits(outputs, task, labels)
-        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)  # [B, K]
+        nats = _nats(logits, labels)  # [B, K]
         losses[f"{task}_loss"] = _weighted(nats, weights)
     return losses
 
@@ -86,6 +125,6 @@ def pretraining_metrics(outputs: dict, features: dict) -> dict:
     """
     metrics = {}
     for task, (labels, weights) in _tasks(features).items():
-        best = tf.argmax(_logits(outputs, task, labels), -1, labels.dtype)
-        metrics[f"{task}_accuracy"] = _weighted(tf.cast(tf.equal(best, labels), tf.float32), weights)
+        best = _is_best(_logits(outputs, task, labels), labels)
+        metrics[f"{task}_accuracy"] = _weighted(tf.cast(best, tf.float32), weights)
     return metrics
