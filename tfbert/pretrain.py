@@ -154,6 +154,9 @@ class PretrainConfig:
     )
     tpu_name: str = config.field("", "The TPU's name or address.")
     mixed_precision: str = config.field("float32", "What layers compute in.", choices=("float32", "bfloat16"))
+    rematerialize: bool = config.field(
+        False, "Keep less for the backward pass and compute each layer again there: less memory for more time."
+    )
     hidden_dropout_prob: float | None = config.field(
         None, "In place of the model's own.", lower_bound=0.0, upper_bound=1.0
     )
@@ -252,7 +255,7 @@ def _build(flags, encoder, strategy, records, schedule):
     keras.config.set_dtype_policy("mixed_bfloat16" if flags.mixed_precision == "bfloat16" else "float32")
     try:
         with strategy.scope():
-            model = heads.build_pretrainer(encoder, packed=records.packed)
+            model = heads.build_pretrainer(encoder, records.packed, flags.rematerialize)
             if records.sentence_objective == record_sets.NO_SENTENCES:
                 heads.freeze_next_sentence(model)
             frozen = param_groups.freeze(model, flags.freeze)
