@@ -47,6 +47,7 @@ RANKS = (
         "tfbert.demo",
         "tfbert.convert_weights",
         "tfbert.extract_features",
+        "tfbert.benchmark",
         "data_prep",
         "export",
     ),
