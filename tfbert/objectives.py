@@ -15,12 +15,11 @@ from tfbert.layers import compiled
 
 
 @compiled.compiled
-def _nats_forward(logits, labels):
+def _nats_forward(logits, labels, largest):
     """([B, K] cross-entropies, [B, K, 1] logarithms of the sums of exponentials), float32."""
     of_label = tf.gather(logits, tf.expand_dims(labels, -1), batch_dims=2)
-    logits = tf.cast(logits, tf.float32)
-    largest = tf.reduce_max(logits, -1, keepdims=True)
-    log_sums = tf.math.log(tf.reduce_sum(tf.exp(logits - largest), -1, keepdims=True)) + largest
+    largest = tf.cast(largest, tf.float32)
+    log_sums = tf.math.log(tf.reduce_sum(tf.exp(tf.cast(logits, tf.float32) - largest), -1, keepdims=True)) + largest
     return tf.squeeze(log_sums - tf.cast(of_label, tf.float32), -1), log_sums
 
 
@@ -36,9 +35,10 @@ def _nats_backward(upstream, logits, labels, log_sums):
 def _nats(logits, labels):
     """Cross-entropy of each label: float [B, K, C], int32 [B, K] -> float32 [B, K].
 
-    The logits of words are the widest tensor of all: this reads them twice and writes their gradient, and no more.
+    The logits of words are the widest tensor of all: this reads them three times and writes their gradient, no more.
     """
-    nats, log_sums = _nats_forward(logits, labels)
+    # Not inside: for two readers of the cast logits XLA would make a float32 tensor of them.
+    nats, log_sums = _nats_forward(logits, labels, tf.reduce_max(logits, -1, keepdims=True))
     return nats, lambda upstream: (_nats_backward(upstream, logits, labels, log_sums), None)
 
 
