@@ -74,6 +74,25 @@ class TestAdamW:
             np.testing.assert_allclose(v.numpy(), want, rtol=2e-5, atol=1e-6)
         assert int(optimizer.iterations.numpy()) == 5
 
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_scaled_gradients(self, dtype):
+        """As `apply` of the products; a bfloat16 gradient counts for the numbers that it holds."""
+        one, other = variables(), variables()
+        optimizers, scales = (make(one), make(other)), (0.5, 0.1, 1.0)
+
+        @tf.function
+        def scaled(rounded, scale):
+            optimizers[1].apply_scaled(rounded, scale, other)
+
+        for step, scale in enumerate(scales):
+            rounded = [tf.cast(g, dtype) for g in gradients(step)]
+            optimizers[0].apply([tf.cast(g, tf.float32) * scale for g in rounded], one)
+            scaled(rounded, tf.constant(scale))
+        optimizers[0].apply([tf.constant(g) for g in gradients(9)], one)
+        optimizers[1].apply([tf.constant(g) for g in gradients(9)], other)  # the scale was for one update
+        for a, b in zip(one, other):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6, atol=1e-7)
+
     def test_first_step_by_hand(self):
         vs = variables()
         before = vs[1].numpy()  # the bias: no decay

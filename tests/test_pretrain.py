@@ -217,6 +217,12 @@ class TestOtherWays:
         pretrain.run(flags)
         assert_close(flags.output_dir, plain, 6)
 
+    @pytest.mark.parametrize("strategy", ["default", "mirrored"])
+    def test_rematerialize(self, plain, records, tmp_path, strategy):
+        flags = self.flags(records, tmp_path, rematerialize=True, strategy=strategy)
+        pretrain.run(flags)
+        assert_close(flags.output_dir, plain, 6)
+
     def test_bfloat16(self, plain, records, tmp_path):
         flags = self.flags(records, tmp_path, mixed_precision="bfloat16")
         pretrain.run(flags)

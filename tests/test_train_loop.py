@@ -126,6 +126,22 @@ class TestStep:
         for copies in [[v.value.values[r] for v in model.variables] for r in range(2)]:
             assert_close(dict(zip(expected, copies)), expected)
 
+    def test_gradients_in_bfloat16_are_summed_in_float32(self):
+        """What a cast made of bfloat16 is read before the cast; its norm is as exact as of float32."""
+        x = tf.cast(tf.random.stateless_normal([3, 700], [1, 2]), tf.bfloat16)
+        norms, types = {}, {}
+
+        @tf.function
+        def norm(x):
+            wide = tf.cast(x, tf.float32)
+            for name, g in {"narrow": train_loop._before_cast(wide), "wide": wide}.items():
+                norms[name], types[name] = train_loop._sum_of_squares(g), g.dtype
+            return norms["narrow"], norms["wide"]
+
+        narrow, wide = norm(x)
+        assert types == {"narrow": tf.bfloat16, "wide": tf.float32}
+        np.testing.assert_allclose([narrow, wide], np.sum(np.square(np.asarray(x, np.float64))), rtol=1e-5)
+
     def test_a_loss_without_weight_is_zero(self):
         features = batch()
         features["weight"][:] = 0

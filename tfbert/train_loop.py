@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbert import batch_ramp, checks, input_wait, training_clock
-from tfbert.layers import dropout
+from tfbert.layers import compiled, dropout
 
 GRADIENT_NORM, PADDING_SHARE = "gradient_norm", "padding_share"
 # Keeps the seeds of dropout apart from those that the input pipeline makes of the same number.
@@ -61,6 +61,28 @@ class Objective:
 def _inputs_of(model, features):
     """The features that the model takes."""
     return {tensor.name: features[tensor.name] for tensor in model.inputs}
+
+
+def _before_cast(gradient):
+    """The bfloat16 gradient that a float32 one was made of; it holds the same numbers in half the memory.
+
+    A layer casts a variable to what it computes in, so the gradient comes with a cast as its last operation. Where
+    gradients are added up they stay float32.
+    """
+    op = gradient.op
+    return op.inputs[0] if op.type == "Cast" and op.inputs[0].dtype == tf.bfloat16 else gradient
+
+
+@compiled.compiled
+def _sum_of_squares_of_rows(x):
+    return tf.reduce_sum(tf.square(tf.cast(x, tf.float32)), -1)
+
+
+def _sum_of_squares(gradient):
+    """float32 [], added in float32 whatever the dtype."""
+    if gradient.dtype == tf.float32:
+        return 2.0 * tf.nn.l2_loss(gradient)
+    return tf.reduce_sum(_sum_of_squares_of_rows(gradient))
 
 
 def _host_variable(value, dtype):
@@ -260,19 +282,26 @@ class Trainer:
         seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(context.replica_id_in_sync_group, tf.int64))
         gradients, sums = self._accumulate(batches, weights, seed)
         *gradients, sums = context.all_reduce("SUM", [*gradients, sums])
-        norm = tf.linalg.global_norm(gradients)
+        norm = tf.sqrt(tf.add_n([_sum_of_squares(g) for g in gradients]))
         loss = tf.add_n([tf.math.divide_no_nan(sums[i, 0], w) for i, w in enumerate(weights.values())])
         # Keras adds up what the replicas apply, and each applies the same.
         scale = 1.0 / self._strategy.num_replicas_in_sync
         if self._clip_norm:
             scale *= self._clip_norm / tf.maximum(norm, self._clip_norm)
-        self._optimizer.apply([g * scale for g in gradients], self._model.trainable_variables)
+        apply_scaled = getattr(self._optimizer, "apply_scaled", None)
+        if apply_scaled and self._strategy.num_replicas_in_sync == 1:
+            apply_scaled(gradients, scale, self._model.trainable_variables)
+        else:
+            gradients = [tf.cast(g, tf.float32) * scale for g in gradients]
+            self._optimizer.apply(gradients, self._model.trainable_variables)
         return tf.concat([sums[:-1], [[norm, 1.0]], sums[-1:]], 0), tf.stack([loss, norm])
 
     def _accumulate(self, batches, weights, seed):
         """Sums of gradients and reports over a replica's micro-batches, one after another."""
         if len(batches) == 1:
-            return self._gradients(batches[0], weights, seed, tf.constant(0, tf.int64))
+            gradients, sums = self._gradients(batches[0], weights, seed, tf.constant(0, tf.int64))
+            alone = self._strategy.num_replicas_in_sync == 1
+            return [_before_cast(g) if alone else g for g in gradients], sums
         stacked = {name: tf.stack([features[name] for features in batches]) for name in batches[0]}
         rows = self._sums.shape[0] - 1
 

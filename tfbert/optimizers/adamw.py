@@ -7,14 +7,15 @@ from tfbert.layers import compiled
 
 
 @compiled.compiled
-def _update(w, m, v, gradient, learning_rate, decay_rate, beta_1, beta_2, epsilon):
-    """Updates three variables, whose handles come in, in place.
+def _update(w, m, v, gradient, scale, learning_rate, decay_rate, beta_1, beta_2, epsilon):
+    """Updates three float32 variables, whose handles come in, in place.
 
     As single operations this takes about fifteen passes over memory, and a tensor for each.
     """
     old_w, old_m, old_v = (
-        tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=x, dtype=gradient.dtype), gradient.shape) for x in (w, m, v)
+        tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=x, dtype=tf.float32), gradient.shape) for x in (w, m, v)
     )
+    gradient = tf.cast(gradient, tf.float32) * scale
     new_m = beta_1 * old_m + (1.0 - beta_1) * gradient
     new_v = beta_2 * old_v + (1.0 - beta_2) * tf.square(gradient)
     new_w = old_w - learning_rate * (new_m / (tf.sqrt(new_v) + epsilon) + decay_rate * old_w)
@@ -68,6 +69,7 @@ class AdamW(keras.optimizers.Optimizer):
         self.epsilon = epsilon
         self.decays = decays
         self.rate_scale = rate_scale or (lambda path: 1.0)
+        self._scale = tf.constant(1.0)
 
     def build(self, variables):
         """Makes m and v, zeros, for each variable."""
@@ -79,17 +81,29 @@ class AdamW(keras.optimizers.Optimizer):
         super().build(variables)
         self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
 
+    def apply_scaled(self, gradients, scale, variables):
+        """`apply` of gradients times a number, without a pass over them to multiply; outside replicas only.
+
+        Args:
+            gradients: float32 or, where they are no more exact than that, bfloat16.
+            scale: float32 [].
+            variables: As of `apply`.
+        """
+        before, self._scale = self._scale, scale
+        self.apply(gradients, variables)
+        self._scale = before
+
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable on one device; Keras calls it with gradients that are summed over replicas."""
         index = self._get_variable_index(variable)
         # The gradient of an embedding look-up comes as slices, the same row perhaps several times. Rows
         # without a gradient decay too, m and v as well as w, so the dense sum is what is wanted.
-        gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+        gradient = tf.convert_to_tensor(gradient)
         # Under a strategy a handle is that of the device which this is called for.
         handles = (x.handle for x in (variable, self._momentums[index].value, self._velocities[index].value))
         decay_rate = self.decay_rate if index in self._decayed else 0.0
         rate = tf.cast(learning_rate, variable.dtype) * self._scale_of(index)
-        _update(*handles, gradient, rate, decay_rate, self.beta_1, self.beta_2, self.epsilon)
+        _update(*handles, gradient, self._scale, rate, decay_rate, self.beta_1, self.beta_2, self.epsilon)
 
     def get_config(self):
         """The arguments, without `decays` and `rate_scale`, which are functions."""
