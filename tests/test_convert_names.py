@@ -14,6 +14,7 @@ from tfbert.convert import assign, names, sources, spellings
 ENCODER = convert_samples.encoder()
 
 
+@pytest.mark.slow
 def test_the_table_lists_every_variable_of_the_models():
     sizes = {"num_hidden_layers": 3, "type_vocab_size": 5}
     for overrides in ({}, sizes, {"embedding_size": 9, "tie_word_embeddings": False}):

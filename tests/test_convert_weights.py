@@ -70,6 +70,7 @@ def test_round_trips_in_every_direction(tmp_path, trained, capsys):
         convert_samples.check_equal(convert_samples.arrays(tensors), {n: expected[n] for n in wanted})
 
 
+@pytest.mark.slow
 def test_a_converted_run_answers(tmp_path, trained, capsys):
     run(capsys, trained[0], tmp_path / "hf", "huggingface")
     run(capsys, tmp_path / "hf", tmp_path / "back")

@@ -213,6 +213,7 @@ def test_what_a_killed_run_left_is_in_no_ones_way(make, tmp_path):
     assert not unfinished.exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_leaves_the_old_records(make, tmp_path, monkeypatch):
     make()
     before = snapshot(tmp_path / "records")

@@ -166,6 +166,7 @@ def interrupted_after(monkeypatch, files):
 
 
 class TestGoingOn:
+    @pytest.mark.slow
     @pytest.mark.parametrize("files", [1, 2, 3, 5, 8, 12, 14, 16, 18])
     def test_wherever_it_was_stopped_the_same_records_come_out(self, make, tmp_path, monkeypatch, files, capsys):
         make("whole")

@@ -41,6 +41,7 @@ def served(addresses, records, step):
     return tf.data.Dataset.choose_from_datasets(parts, tf.data.Dataset.range(n).repeat()).rebatch(G)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "services"), [(0, 1), (0, 2), (11, 2)])
 def test_served_batches_are_the_local_ones(addresses, records, step, services):
     local = input_pipeline.train_dataset(records, G, 1, SEED, step, BLOCK).take(20)

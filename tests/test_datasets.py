@@ -32,6 +32,7 @@ def dataset_dir(tmp_path_factory):
 
 
 class TestTfds:
+    @pytest.mark.slow
     def test_examples_are_documents_in_the_order_of_the_files(self, dataset_dir):
         cfg = CorpusConfig(tfds="tiny_docs", tfds_data_dir=dataset_dir)
         found, counts = read_counted(cfg)
@@ -49,6 +50,7 @@ class TestTfds:
         found, counts = read_counted(cfg)
         assert texts(found) == [["caf\ufffd"]] and counts["characters_replaced"] == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("split", ["train", "train[1:]", "test+train[2:4]+train[:1]", "train[20%:80%]"])
     def test_any_range_of_examples_can_be_read(self, dataset_dir, split):
         cfg = CorpusConfig(tfds="tiny_docs", tfds_data_dir=dataset_dir, tfds_split=split, errors="replace")
@@ -60,6 +62,7 @@ class TestTfds:
                 found, _ = read_spans(cfg, [corpus.Span(span.name, first, last)])
                 assert found == whole[first:last]
 
+    @pytest.mark.slow
     def test_spans_end_where_files_do_if_they_can(self, dataset_dir, monkeypatch):
         cfg = CorpusConfig(tfds="tiny_docs", tfds_data_dir=dataset_dir)
         whole, _ = read_spans(cfg)

@@ -32,6 +32,7 @@ def test_other_names_are_refused():
         distribution.make_strategy("mirror")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["default", "mirrored"])
 def test_replicas_take_the_elements_by_turns(tmp_path, name):
     pattern = fixtures.write_set(tmp_path, (11, 6, 7))

@@ -54,6 +54,7 @@ def test_is_functional_with_the_names_of_the_records(plain):
     assert plain.get_layer("embeddings").word_embeddings.path == "bert/embeddings/word_embeddings"
 
 
+@pytest.mark.slow
 def test_factorised_embeddings_are_projected():
     """Where they are as wide as the encoder there is no projection, as in ALBERT and ELECTRA."""
     shapes = {v.path: tuple(v.shape) for v in model(embedding_size=7).variables}
@@ -109,6 +110,7 @@ def test_what_is_masked_cannot_be_seen(plain):
     assert (before[~REAL] != after[~REAL]).any()
 
 
+@pytest.mark.slow
 def test_every_real_token_is_seen(plain):
     """The opposite: each token, segment and place counts in the pooled output."""
     before = plain(inputs())["pooled_output"].numpy()[0]
@@ -186,6 +188,7 @@ def zlib_constant(path):
     return layer._constant
 
 
+@pytest.mark.slow
 def test_dropout_stands_where_the_paper_says():
     """Rate 1 takes out exactly what the reference loses when the same branch is zero."""
     params = tiny.weights(model())

@@ -84,6 +84,7 @@ def read(path):
 
 
 class TestJsonLines:
+    @pytest.mark.slow
     def test_equals_reference(self, run, tmp_path):
         assert extract_features.run(flags(run, tmp_path, layers=("-1", "0", "1"))) == len(LINES)
         found = read(tmp_path / "out")

@@ -45,6 +45,7 @@ def google_names(num_layers):
     )
 
 
+@pytest.mark.slow
 def test_names_and_shapes_are_those_of_googles_checkpoints(monkeypatch):
     monkeypatch.setattr(initializers, "truncated_normal", lambda stddev: "zeros")  # no minutes of random numbers
     variables = heads.build_pretrainer(config.preset("base")).variables
@@ -94,6 +95,7 @@ def test_other_kinds_equal_reference(more):
         np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_decoder_that_is_not_tied_is_one_more_variable():
     tied, untied = ({v.path: tuple(v.shape) for v in m.variables} for m in (model(), model(tie_word_embeddings=False)))
     assert untied == tied | {"cls/predictions/output_weights": (V, tiny.D)}
@@ -163,6 +165,7 @@ def test_table_is_tied(plain):
     np.testing.assert_array_equal(after[..., others], before[..., others])
 
 
+@pytest.mark.slow
 def test_gradients_equal_differences_of_the_reference():
     """Along a random direction of each variable; the tied table gets both of its parts."""
     built = model()
@@ -235,6 +238,7 @@ def test_heads_do_not_drop():
     np.testing.assert_allclose(outputs["next_sentence_logits"][0], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_replica_draws_the_masks_of_its_seed(mirrored):
     with mirrored.scope():
         built = model(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)

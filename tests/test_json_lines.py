@@ -42,6 +42,7 @@ class TestDocuments:
         path = write(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"text": "One."}\r\n{"text": "Two."}')
         assert texts(read(path)) == [["One."], ["Two."]]
 
+    @pytest.mark.slow
     def test_a_file_can_be_cut_anywhere(self, tmp_path):
         rng = random.Random(4)
         rows = [{"text": "".join(rng.choices("aé\n😀. ", k=rng.randint(0, 30)))} for _ in range(12)]
@@ -62,6 +63,7 @@ class TestDocuments:
         found = texts(read_spans(CorpusConfig(input_file=(path,)))[0])
         assert [" ".join(d) for d in found] == documents
 
+    @pytest.mark.slow
     def test_real_spans(self, tmp_path):
         documents = [" ".join(d) for d in many(50_000)]
         path = write(tmp_path, "a.jsonl", lines({"text": d} for d in documents))

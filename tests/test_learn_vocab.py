@@ -182,6 +182,7 @@ class TestRun:
         for name in (vocab.VOCAB_FILE, vocab.TOKENIZER_FILE):
             assert (other / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
+    @pytest.mark.slow
     def test_no_word_of_the_training_text_is_unknown(self, tmp_path):
         vocabulary = learn_vocab.run(self.config(tmp_path))
         text = tf.constant((tmp_path / "a.txt").read_bytes().split(b"\n"))

@@ -227,6 +227,7 @@ def test_the_same_seed_gives_the_same_masks_and_another_others(unit):
     assert (first["masked_lm_positions"] != other["masked_lm_positions"]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", selection.UNITS)
 def test_masks_inside_a_dataset_are_those_of_the_whole(unit):
     """Dynamic masking: the same code in a tf.data pipeline, whatever the batches, gives each row the same masks."""

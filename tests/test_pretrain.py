@@ -110,6 +110,7 @@ class TestFinished:
             pretrain.run(dataclasses.replace(finished[0], **change))
         assert named in str(e.value)
 
+    @pytest.mark.slow
     def test_evaluate_says_the_same(self, finished, records, capsys):
         flags = evaluate.EvaluateConfig(finished[1], (os.path.join(records, "held_out*"),), eval_batch_size=5)
         results = evaluate.run(flags)

@@ -150,6 +150,7 @@ class TestPacked:
         folder = resumed(packed_run[0], tmp_path / "run", monkeypatch, 4)
         assert_same_to_the_bit(folder, packed_run[1], 6)
 
+    @pytest.mark.slow
     def test_evaluates_on_packed_and_on_plain_records_alike(self, packed_run, records):
         run_dir = packed_run[1]
         results = {}
@@ -263,6 +264,7 @@ class TestRefused:
             pretrain.run(flags(records, tmp_path / "run", "packed", "apart", mask_unit="word"))
 
 
+@pytest.mark.slow
 def test_a_frozen_model_has_the_same_checkpoint_names():
     built = heads.build_pretrainer(tiny.config())
     before = [v.path for v in built.variables]

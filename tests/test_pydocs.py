@@ -269,6 +269,7 @@ def small_python(monkeypatch):
 
 
 class TestDocuments:
+    @pytest.mark.slow
     def test_a_small_corpus(self, small_python, capsys):
         found, counts = small_python()
         kept = [(where, s) for where, s in found if s]

@@ -101,6 +101,7 @@ class TestMaskedAsTheyAreRead:
         assert records.layout == layout_of(packed) and records.packed == packed
         assert records.masking == ("word", 0.3) and records.total == N
 
+    @pytest.mark.slow
     def test_what_is_masked_is_what_the_records_hold(self, opened):
         batch, records = opened
         found = joined(elements(records, 8))
@@ -122,6 +123,7 @@ class TestMaskedAsTheyAreRead:
             assert len(of_record) == 24
             assert len({tuple(row) for row in of_record}) > 3, number
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("unit", ["token", "word", "ngram", "span"])
     def test_equals_static_masking_under_the_same_seeds(self, opened, unit, tmp_path):
         batch, records = opened
@@ -134,6 +136,7 @@ class TestMaskedAsTheyAreRead:
         expected = masking.mask(*inputs, VOCAB, unit, 0.3, P, seeds, batch["word_starts"][rows])
         assert_equal({n: found[n] for n in ("input_ids", *MASKED)}, {n: x.numpy() for n, x in expected.items()})
 
+    @pytest.mark.slow
     @PACKED
     @pytest.mark.parametrize("micro_batches, pipelines, replicas", [(2, 1, 1), (1, 1, 3), (2, 2, 3)])
     def test_a_step_is_masked_alike_however_it_is_cut(self, opened, micro_batches, pipelines, replicas):
@@ -152,6 +155,7 @@ class TestMaskedAsTheyAreRead:
             cut = cut.reshape(pipelines, steps, micro_batches, -1, *want.shape[1:]).swapaxes(0, 1).swapaxes(1, 2)
             np.testing.assert_array_equal(cut.reshape(want.shape), want, err_msg=name)
 
+    @pytest.mark.slow
     @PACKED
     @pytest.mark.parametrize("parts", [(12, 1, {}), (12, 3, {"replicas_per_pipeline": 2})], ids=["whole", "cut"])
     def test_goes_on_as_if_never_stopped(self, opened, parts):
@@ -163,6 +167,7 @@ class TestMaskedAsTheyAreRead:
             for found, want in zip(rest, whole[start * each :], strict=True):
                 assert_equal(found, want)
 
+    @pytest.mark.slow
     @PACKED
     def test_other_seeds_mask_otherwise(self, opened):
         one, other = (joined(elements(opened[1], 1, batch_size=N, seed=s)) for s in (5, 6))
@@ -272,6 +277,7 @@ class TestSentenceObjectives:
         (batch,) = elements(records, 1, batch_size=2)
         assert ("next_sentence_labels" in batch) == (objective != "none")
 
+    @pytest.mark.slow
     def test_packed_rows_without_sentences(self, tmp_path):
         batch = unmasked(packed=True)
         pattern = folder_of(tmp_path, batch, layout_of(True), {**ABOUT, "sentence_objective": "none"})

@@ -128,6 +128,7 @@ def test_checkpoints_of_unknown_origin_are_left_alone(tmp_path):
         make(tmp_path)
 
 
+@pytest.mark.slow
 def test_load_pretrainer(tmp_path):
     model = trained(tmp_path)
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -146,6 +147,7 @@ def test_load_pretrainer(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_load_pretrainer_refuses(tmp_path):
     make(tmp_path)
     with pytest.raises(checks.InputError, match="a run folder must hold a checkpoint"):

@@ -114,6 +114,7 @@ def test_groups_are_runs_of_whole_words_between_gaps(name, longest):
     assert sizes == set(range(1, longest + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "law"), [("ngram", selection.NGRAM_LAW), ("span", selection.SPAN_LAW)])
 def test_sizes_of_groups_follow_the_law(name, law):
     rows, length = 4000, 97

@@ -89,6 +89,7 @@ class TestGuesses:
         assert guessed[0].segments == ("⟦1⟧ w2",)
         assert "second part" not in summaries.as_markdown(guessed)
 
+    @pytest.mark.slow
     def test_without_labels_of_sentences_nothing_is_said_of_them(self):
         features = self.record(["w1", "w2"], {1: "w3"}, ["w5"])
         model = heads.build_pretrainer(tiny.config())
@@ -98,6 +99,7 @@ class TestGuesses:
         assert len(guessed.segments) == 2 and guessed.is_next is None
         assert "second part" not in summaries.as_markdown([guessed])
 
+    @pytest.mark.slow
     def test_of_packed_rows_the_first_example_is_shown(self):
         features = tiny.features()
         batch = tiny_packed.pack(features, [[1, 0], [2], [3, 0]])
@@ -148,6 +150,7 @@ def read(folder):
 
 
 class TestTensorBoard:
+    @pytest.mark.slow
     def test_what_is_written(self, tmp_path):
         model, features = tiny.randomize(heads.build_pretrainer(tiny.config())), tiny.features()
         hook = hooks.tensorboard(tmp_path, 32, None, {"learning_rate": 1e-4}, model, features, vocabulary())
@@ -186,6 +189,7 @@ class TestTensorBoard:
         assert (constant[:, :2] == 3).all() and constant[-1, 2] == 10 and constant[:-1, 2].sum() == 0
         assert summaries.histogram([1, 2, np.nan, np.inf])[:, 2].sum() == 2
 
+    @pytest.mark.slow
     def test_weights_of_a_mirrored_and_mixed_model(self, tmp_path, mirrored):
         keras.config.set_dtype_policy("mixed_bfloat16")
         with mirrored.scope():
@@ -211,6 +215,7 @@ class TestTensorBoard:
         kept = checkpoint or 0
         assert read(folder)["quality/loss"] == [(step, step + (0.5 if step <= kept else 0)) for step in range(1, 5)]
 
+    @pytest.mark.slow
     def test_full_disk(self, tmp_path):
         """In a process whose files must not grow: the system refuses the write as it does on a full disk."""
         program = (

@@ -81,6 +81,7 @@ def differing(large):
     return [c for (c,) in differ([[c] for g in groups for c in g])]
 
 
+@pytest.mark.slow
 def test_code_points_as_in_plain_python(large):
     vocab, ours, _ = large
     points = KEPT + PRIVATE
@@ -122,12 +123,14 @@ def hostile_texts(number, pools, seed):
         yield "".join(text)
 
 
+@pytest.mark.slow
 def test_hostile_text_as_in_plain_python(large):
     vocab, ours, _ = large
     texts = list(hostile_texts(2500, pools(), seed=1))
     assert ours.tokenize(tf.constant(texts)).to_list() == [wordpiece.tokenize(t, vocab) for t in texts]
 
 
+@pytest.mark.slow
 def test_hostile_text_as_hugging_face(large, differing):
     _, ours, theirs = large
     texts = list(hostile_texts(12_000, pools(differing), seed=2))
@@ -359,6 +362,7 @@ def same(got, text, text_b, pack):
         np.testing.assert_array_equal(got[name], value, name)
 
 
+@pytest.mark.slow
 def test_tflite_without_flex_gives_the_same(module):
     root, pack = module
     converter = tf.lite.TFLiteConverter.from_concrete_functions([root.pack.get_concrete_function()], root)
@@ -373,6 +377,7 @@ def test_tflite_without_flex_gives_the_same(module):
         same(got, text, text_b, pack)
 
 
+@pytest.mark.slow
 def test_saved_model_in_a_v1_session_gives_the_same(module, tmp_path):
     root, pack = module
     tf.saved_model.save(root, str(tmp_path), signatures={"pack": root.pack})

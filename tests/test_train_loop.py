@@ -109,6 +109,7 @@ class TestStep:
         assert_close(values(model), expected)
         assert trainer.step == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("micro_batches", [2, 4])
     def test_accumulation_equals_the_large_batch(self, micro_batches):
         model, trainer, _ = make(micro_batches=micro_batches)
@@ -117,6 +118,7 @@ class TestStep:
         np.testing.assert_allclose(got, (loss, norm), rtol=1e-5)
         assert_close(values(model), expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("micro_batches", [1, 3])
     def test_two_replicas_equal_one(self, mirrored, micro_batches):
         model, trainer, _ = make(mirrored, micro_batches)
@@ -178,10 +180,12 @@ class TestDropoutSeeds:
         trainer.run(feed(strategy, batch(), 4), steps, Stop())
         return values(model)["a/kernel"]
 
+    @pytest.mark.slow
     def test_a_function_of_seed_and_step(self):
         np.testing.assert_array_equal(self.after(2), self.after(2))
         assert not np.array_equal(self.after(), self.after(seed=1))
 
+    @pytest.mark.slow
     def test_steps_micro_batches_and_replicas_draw_apart(self, mirrored):
         """Identical examples everywhere: with one mask for all, the sum would be a multiple of one part's."""
         seen = {}
@@ -359,6 +363,7 @@ class TestTrain:
 
 
 class TestStopRequest:
+    @pytest.mark.slow
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_ends_a_long_call_within_a_step_and_saves(self, tmp_path, number):
         """The signal comes while the graph is in one call of a million steps."""
