@@ -37,6 +37,7 @@ def built():
     return model, optimizer
 
 
+@pytest.mark.slow
 def test_each_step_has_the_rows_of_its_turn():
     ramp = batch_ramp.BatchRamp(3, 6)
     features = batch(4 * ramp.before(6))

@@ -51,6 +51,7 @@ def test_bits_are_what_plain_integers_give():
     assert got.tolist() == [[plain_bits(s, draws.RANDOM_WORD, p) for p in row] for s, row in zip(seeds, places)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["of rows", "low word counted", "high word counted", "both counted", "sparse"])
 def test_bits_are_uniform_and_uncorrelated_whatever_the_seeds(kind):
     count = np.arange(N, dtype=np.int32)

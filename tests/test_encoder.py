@@ -201,6 +201,7 @@ def test_dropout_stands_where_the_paper_says():
             np.testing.assert_allclose(found[name], expected, atol=1e-5, err_msg=f"{rate} {name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, count", [("base", 109_482_240), ("large", 335_141_888)])
 def test_parameters_of_the_published_sizes(size, count, monkeypatch):
     """Counted on one and two layers: every further layer has as many as the second."""

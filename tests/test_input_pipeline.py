@@ -81,6 +81,7 @@ def stream(records, steps, batch_size=1, seed=5, start=0, block=6, **kwargs):
 
 
 class TestOrder:
+    @pytest.mark.slow
     @pytest.mark.parametrize("block", [1, 6, N, 1000])
     def test_every_epoch_has_every_record_once_and_its_own_order(self, records, block):
         row = stream(records, 3 * N, block=block)

@@ -172,6 +172,7 @@ def test_several_outputs_and_arguments_without_gradient():
     assert [g and float(g) for g in tape.gradient(y, [a, b, c])] == [22.0, 14.0, None]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32():
     """Between products numbers are float32; what is written down has eight bits."""
     results = []
@@ -203,6 +204,7 @@ def test_a_graph_of_inference_has_no_compiled_function():
         assert bool(compiled_calls) == training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_rematerialized_block_gives_the_same(policy):
     found, products = [], []

@@ -64,6 +64,7 @@ def assert_close(run_dir, other, step, rtol=1e-4):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-2, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 class TestFinished:
     def test_metrics_have_the_known_names(self, finished):
         rows = metrics_of(finished[1])
@@ -110,7 +111,6 @@ class TestFinished:
             pretrain.run(dataclasses.replace(finished[0], **change))
         assert named in str(e.value)
 
-    @pytest.mark.slow
     def test_evaluate_says_the_same(self, finished, records, capsys):
         flags = evaluate.EvaluateConfig(finished[1], (os.path.join(records, "held_out*"),), eval_batch_size=5)
         results = evaluate.run(flags)
@@ -127,7 +127,6 @@ class TestFinished:
         with pytest.raises(checks.InputError, match=f"max_seq_length={tiny.L}, and {tiny.L + 2} values"):
             evaluate.run(evaluate.EvaluateConfig(finished[1], (str(tmp_path / "x"),)))
 
-    @pytest.mark.slow
     def test_weights_of_another_run_begin_a_new_one(self, finished, records, tmp_path):
         for i, (path, row) in enumerate(((finished[1], -1), (os.path.join(finished[1], "ckpt-12"), 4))):
             flags = tiny_records.flags(records, tmp_path / str(i), init_checkpoint=path, num_train_steps=2)
@@ -139,7 +138,6 @@ class TestFinished:
 
 @pytest.mark.slow
 class TestInterrupted:
-    @pytest.mark.slow
     def test_sigterm_saves_and_goes_on_to_the_same_bits(self, finished, records, tmp_path, monkeypatch):
         """Stops in the middle of an interval of the log, and at an evaluation."""
         flags = tiny_records.flags(records, tmp_path, iterations_per_loop=1)
@@ -179,7 +177,6 @@ class TestInterrupted:
         assert pretrain.run(flags) == 0
         assert_same_to_the_bit(flags.output_dir, finished[1], 15)
 
-    @pytest.mark.slow
     def test_a_damaged_newest_checkpoint_costs_steps_and_no_bits(self, finished, tmp_path, caplog):
         folder = str(tmp_path / "copy")
         shutil.copytree(finished[1], folder)
@@ -212,7 +209,6 @@ class TestOtherWays:
         pretrain.run(flags)
         assert_close(flags.output_dir, plain, 6)
 
-    @pytest.mark.slow
     def test_two_devices(self, plain, records, tmp_path):
         flags = self.flags(records, tmp_path, strategy="mirrored", gradient_accumulation_steps=2)
         pretrain.run(flags)
@@ -302,7 +298,6 @@ class TestErrors:
         assert f"The last good checkpoint is {checkpoints.prefix_of(str(tmp_path), newest)}" in str(e.value)
         assert f"(at step {newest + 1})" in str(e.value)
 
-    @pytest.mark.slow
     def test_full_disk_loses_no_finished_checkpoint(self, records, finished, tmp_path):
         with small_disk(tmp_path / "disk", 2 << 20) as mounted:
             if not mounted:
@@ -376,7 +371,6 @@ class TestProcess:
             log.seek(0)
             return str(folder / "run"), log.read()
 
-    @pytest.mark.slow
     def test_says_nothing_but_its_own(self, whole):
         lines = whole[1].splitlines()
         assert "Finished 250 steps" in lines[-1]
@@ -384,7 +378,6 @@ class TestProcess:
         ours = (lines[0], "held out at step", "step ", "Finished")
         assert [line for line in lines if not line.startswith(ours)] == []
 
-    @pytest.mark.slow
     def test_killed_again_and_again(self, whole, records, tmp_path):
         flags = tiny_records.flags(records, tmp_path / "run", **self.LONG)
         rng, reached = random.Random(5), 0

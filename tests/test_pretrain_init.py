@@ -90,6 +90,7 @@ def test_a_head_that_has_no_place_is_left_if_that_is_allowed(other, tmp_path):
     check_same(found, {n: x for n, x in numbers(model).items() if n.startswith("bert/")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides, message",
     [

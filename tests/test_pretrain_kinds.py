@@ -112,6 +112,7 @@ def resumed(chosen, output_dir, monkeypatch, stop_at):
     return chosen.output_dir
 
 
+@pytest.mark.slow
 class TestPacked:
     def test_trains_and_reports(self, packed_run):
         rows = metrics_of(packed_run[1])
@@ -128,7 +129,6 @@ class TestPacked:
         real = tiny_records.examples(1, EXAMPLES)["input_mask"].sum()
         assert seen.mean() == pytest.approx(1 - real / (len(ROWS) * ROW_LENGTH), abs=0.02)  # 4 epochs of 6 rows
 
-    @pytest.mark.slow
     def test_equals_the_same_examples_apart(self, records, tmp_path):
         """All examples in every step, once one a row and once packed: the same run up to the rounding of sums."""
         runs = []
@@ -145,12 +145,10 @@ class TestPacked:
                 f.writelines(json.dumps(line) + "\n" for line in lines)
         assert_close(runs[1].output_dir, runs[0].output_dir, 4)
 
-    @pytest.mark.slow
     def test_goes_on_to_the_same_bits(self, packed_run, tmp_path, monkeypatch):
         folder = resumed(packed_run[0], tmp_path / "run", monkeypatch, 4)
         assert_same_to_the_bit(folder, packed_run[1], 6)
 
-    @pytest.mark.slow
     def test_evaluates_on_packed_and_on_plain_records_alike(self, packed_run, records):
         run_dir = packed_run[1]
         results = {}
@@ -174,7 +172,6 @@ class TestPacked:
         answers = loaded.answering([b"w1 [MASK] w2"])
         assert answers["positions"].numpy().tolist() == [[2]]
 
-    @pytest.mark.slow
     def test_a_run_on_plain_records_evaluates_on_packed_ones(self, records, tmp_path):
         chosen = flags(records, tmp_path, "apart", "packed", num_train_steps=2)
         assert pretrain.run(chosen) == 0
@@ -229,7 +226,6 @@ class TestUnmaskedWithoutSentences:
         with pytest.raises(checks.InputError, match=f"records.train.masking.*{next(iter(change.values()))}"):
             pretrain.run(dataclasses.replace(unmasked_run[0], **change))
 
-    @pytest.mark.slow
     @pytest.mark.parametrize(
         "parts", [{"gradient_accumulation_steps": 2}, {"strategy": "mirrored", "gradient_accumulation_steps": 2}]
     )
@@ -244,6 +240,7 @@ class TestUnmaskedWithoutSentences:
         assert_close(runs[1].output_dir, runs[0].output_dir, 6)
 
 
+@pytest.mark.slow
 class TestRefused:
     def test_held_out_records_of_another_task(self, records, tmp_path):
         match = "sentence_objective that the run is trained for; got nsp, and sop in the run"

@@ -115,6 +115,7 @@ class TestMaskedAsTheyAreRead:
         assert masked.mean() > 1 and (masked <= np.minimum(P, np.round(0.3 * (found["input_mask"] > 0).sum(1)))).all()
         assert (found["input_ids"] == VOCAB.mask_id).sum() > 0.6 * masked.sum()
 
+    @pytest.mark.slow
     def test_every_epoch_has_new_masks(self, opened):
         found = joined(elements(opened[1], 24, batch_size=N))
         numbers = restored(found)[:, 1]
@@ -270,6 +271,7 @@ class TestSentenceObjectives:
         about = {} if objective is None else {"sentence_objective": objective}
         return record_sets.open_records(folder_of(folder, batch, layout_of(False, True), about), L, P, VOCAB)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("objective", [None, "nsp", "sop", "none"])
     def test_labels_that_tell_nothing_are_left_out(self, tmp_path, objective):
         records = self.open(tmp_path, objective)

@@ -142,6 +142,7 @@ class TestOneRun:
         assert_nothing_overlaps(figure)
 
 
+@pytest.mark.slow
 class TestSeveralRuns:
     @pytest.fixture(scope="class")
     def run_dirs(self, tmp_path_factory):
