@@ -25,8 +25,9 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from data_prep import corpus, create_pretraining_data, learn_vocab, shards, training_step, workers
+from data_prep import corpus, create_pretraining_data, learn_vocab, shards, training_step
 from tfbert import checks, config, features
+from tfbert import machine as machine_lib
 from tfbert.config import field
 from tfbert.text import vocab
 
@@ -73,12 +74,9 @@ class Config(create_pretraining_data.Config):
 
 def machine():
     """What the numbers hang on, beside the code."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as f:
-        name = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), name)
     return {
-        "cpu": name,
-        "cores": workers.default(),
+        "cpu": machine_lib.cpu(),
+        "cores": machine_lib.cores(),
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "numpy": np.__version__,

@@ -12,7 +12,7 @@ import dataclasses
 
 from data_prep import corpus, dedup, record_files, report, runners, shards, storage, token_files, workers
 from data_prep import progress as progress_lines
-from tfbert import checks, config, features
+from tfbert import checks, config, features, machine
 from tfbert.config import field
 from tfbert.text import masking, selection, vocab
 
@@ -292,7 +292,7 @@ def names_of(about, known):
 
 def _with_processes(cfg, vocabulary, spans, scratch, progress):
     """Makes every shard in the scratch folder, by processes: what `beam_pipelines.make_records` does on a cluster."""
-    with workers.Workers(cfg.num_workers or workers.default(), shards.Maker, (cfg, vocabulary)) as pool:
+    with workers.Workers(cfg.num_workers or machine.cores(), shards.Maker, (cfg, vocabulary)) as pool:
         read = _prepare(cfg, pool, scratch, spans, progress)
         _check_documents(cfg, read, set().union(*(token_files.codes(scratch, i) for i in range(len(spans)))))
         with record_files.writing(cfg.output_dir):

@@ -16,11 +16,6 @@ _set_up = None  # in a worker: what the set-up function gave
 _done = multiprocessing.get_context("spawn").Value("d", 0.0)  # of the present work, in the tasks' own measure
 
 
-def default():
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def advance(amount):
     """A task says how much of the work it has done since it said so last."""
     with _done.get_lock():

@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbert import checks, config, distribution, features, heads, held_out, input_pipeline, record_sets, train_loop
+from tfbert import machine as machine_lib
 from tfbert.config import field
 from tfbert.optimizers import adamw, param_groups
 
@@ -103,12 +104,9 @@ def _matmul_flops(dtype):
 
 def machine(dtype):
     """What the numbers hang on, beside the code."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as f:
-        name = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), name)
     return {
-        "cpu": name,
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": machine_lib.cpu(),
+        "cores": machine_lib.cores(),
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,

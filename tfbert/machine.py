@@ -7,7 +7,7 @@ import re
 import tensorflow as tf
 
 
-def _cpu():
+def cpu():
     """The processor's own name; on systems that do not tell it, the architecture."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
@@ -15,6 +15,11 @@ def _cpu():
     except OSError:  # not Linux
         named = None
     return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(device):
@@ -28,8 +33,8 @@ def describe():
     """{"cpu": name, "cores": that this process may use, "memory_gb": of the machine, "devices": names}."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": cpu(),
+        "cores": cores(),
         "memory_gb": round(pages / 1e9, 1),
         "devices": [_device(d) for d in tf.config.list_physical_devices()],
     }
