@@ -103,7 +103,7 @@ class TestAdamW:
     def test_schedule_moves_nothing_at_step_zero_and_follows_after(self):
         vs = variables()
         start = [v.numpy() for v in vs]
-        optimizer = make(vs, schedules.linear_warmup_linear_decay(0.1, 2, 6))
+        optimizer = make(vs, schedules.Schedule(0.1, 2, 6))
         optimizer.apply([tf.constant(g) for g in gradients(0)], vs)
         for v, w in zip(vs, start):
             np.testing.assert_array_equal(v.numpy(), w)
@@ -192,7 +192,7 @@ class TestAdamW:
         def checkpoint(vs, optimizer):
             return tf.train.Checkpoint(optimizer=optimizer, model={v.path: v.value for v in vs})
 
-        schedule = schedules.linear_warmup_linear_decay(0.1, 2, 9)
+        schedule = schedules.Schedule(0.1, 2, 9)
         vs = variables()
         optimizer = make(vs, schedule)
         run(vs, optimizer, range(3))
@@ -257,23 +257,23 @@ class TestParamGroups:
 class TestSchedule:
     @pytest.mark.parametrize("warmup, total", [(4, 10), (0, 7), (10, 10), (1, 3)])
     def test_equals_the_formula(self, warmup, total):
-        schedule = schedules.linear_warmup_linear_decay(0.5, warmup, total)
+        schedule = schedules.Schedule(0.5, warmup, total)
         for step in range(total + 3):
             want = 0.5 * step / warmup if step < warmup else 0.5 * max(0, 1 - step / total)
             assert float(schedule(step)) == pytest.approx(want, abs=1e-7)
 
     def test_known_points_of_the_published_recipe(self):
-        schedule = schedules.linear_warmup_linear_decay(1e-4, 10_000, 1_000_000)
+        schedule = schedules.Schedule(1e-4, 10_000, 1_000_000)
         steps = [0, 5_000, 10_000, 500_000, 999_999, 1_000_000, 2_000_000]
         want = [0, 5e-5, 9.9e-5, 5e-5, 1e-10, 0, 0]
         np.testing.assert_allclose([float(schedule(tf.constant(s, tf.int64))) for s in steps], want, atol=1e-11)
 
     def test_config_makes_it_again(self):
-        schedule = schedules.linear_warmup_linear_decay(0.5, 4, 10)
+        schedule = schedules.Schedule(0.5, 4, 10)
         again = schedules.Schedule.from_config(schedule.get_config())
         assert [float(again(s)) for s in range(11)] == [float(schedule(s)) for s in range(11)]
 
     @pytest.mark.parametrize("warmup, total", [(11, 10), (-1, 10), (0, 0)])
     def test_refuses_steps_that_cannot_be(self, warmup, total):
         with pytest.raises(checks.InputError, match=f"num_warmup_steps={warmup}, num_train_steps={total}"):
-            schedules.linear_warmup_linear_decay(0.5, warmup, total)
+            schedules.Schedule(0.5, warmup, total)

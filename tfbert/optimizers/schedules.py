@@ -21,7 +21,7 @@ def _way(position, begin, end):
 
 
 def polynomial(position, total, power=1.0):
-    """(1 - position / total) ^ power: BERT's, and with a power of 0.5 that of NVIDIA's LAMB recipe.
+    """(1 - position / total) ^ power: BERT's (Devlin et al. 2019, appendix A.2), and at 0.5 NVIDIA's LAMB recipe.
 
     It falls from the first step on: warm-up takes the place of its beginning, and the rate drops at the end of
     warm-up from the peak to the curve.
@@ -130,25 +130,3 @@ class TimeKeyed(keras.optimizers.schedules.LearningRateSchedule):
         """The learning rate, float32 scalar, of the present update; after it and before the next, that of the last."""
         del step
         return self._schedule(self._clock.at_update.read_value())
-
-
-def linear_warmup_linear_decay(learning_rate, num_warmup_steps, num_train_steps):
-    """BERT's schedule (Devlin et al. 2019, appendix A.2).
-
-    Warm-up replaces the first steps of the decay and does not delay it: step `s` has
-    `learning_rate * s / num_warmup_steps` while `s < num_warmup_steps`, and
-    `learning_rate * (1 - s / num_train_steps)` from there. So the first update has rate 0, and the
-    rate falls at the end of warm-up from nearly `learning_rate` to the line.
-
-    Args:
-        learning_rate: The rate that the line starts from.
-        num_warmup_steps: 0 for none.
-        num_train_steps: Where the rate reaches 0, and stays there.
-
-    Returns:
-        A Keras LearningRateSchedule.
-
-    Raises:
-        InputError: there are fewer steps in all than warm-up steps.
-    """
-    return Schedule(learning_rate, num_warmup_steps, num_train_steps)
