@@ -1,12 +1,12 @@
 """Tests of tfbert.batch_ramp: the counts, and a loop whose batch grows."""
 
-import keras
 import numpy as np
 import pytest
 
 from tests import test_train_loop
-from tests.test_train_loop import CLIP, DEFAULT, OBJECTIVE, RATE, Stop, batch, feed, values
-from tfbert import batch_ramp, checks, train_loop
+from tests.test_train_loop import CLIP, DEFAULT, OBJECTIVE, RATE, SGD, Stop, batch, feed, values
+from tfbert import batch_ramp, checks
+from tfbert import trainer as trainer_lib
 
 
 @pytest.mark.parametrize("parts, steps", [(1, 0), (4, 0), (4, 4), (3, 10), (8, 30), (5, 6)])
@@ -32,7 +32,7 @@ def test_refuses_what_cannot_grow(parts, steps):
 
 def built():
     model = test_train_loop.build()
-    optimizer = keras.optimizers.SGD(RATE)
+    optimizer = SGD(RATE)
     optimizer.build(model.trainable_variables)
     return model, optimizer
 
@@ -42,7 +42,7 @@ def test_each_step_has_the_rows_of_its_turn():
     ramp = batch_ramp.BatchRamp(3, 6)
     features = batch(4 * ramp.before(6))
     model, optimizer = built()
-    trainer = train_loop.Trainer(DEFAULT, model, optimizer, OBJECTIVE, ramp, CLIP)
+    trainer = trainer_lib.Trainer(DEFAULT, model, optimizer, OBJECTIVE, ramp, CLIP)
     iterator, ends = feed(DEFAULT, features, 4), []
     while trainer.step < 5:
         trainer.run(iterator, 5 - trainer.step, Stop())
@@ -51,7 +51,7 @@ def test_each_step_has_the_rows_of_its_turn():
     other, optimizer = built()
     for step in range(5):
         rows = slice(4 * ramp.before(step), 4 * ramp.before(step + 1))
-        plain = train_loop.Trainer(DEFAULT, other, optimizer, OBJECTIVE, ramp.at(step), CLIP)
+        plain = trainer_lib.Trainer(DEFAULT, other, optimizer, OBJECTIVE, ramp.at(step), CLIP)
         plain.run(feed(DEFAULT, {n: x[rows] for n, x in features.items()}, 4), 1, Stop())
     for name, value in values(model).items():
         np.testing.assert_allclose(value, values(other)[name], rtol=1e-6, atol=1e-7, err_msg=name)

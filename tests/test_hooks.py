@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.reports import HELD_OUT, TRAIN
-from tfbert import checks, hooks
+from tfbert import checks, hooks, progress
 
 
 def lines_of(path):
@@ -114,7 +114,7 @@ def test_speed_in_tokens_leaves_padding_out(tmp_path):
 
 
 def test_waiting_for_input_is_part_of_the_speed_and_not_of_the_metrics(tmp_path, capfd):
-    made = hooks.of_run(tmp_path, 10, 32, waited=lambda: 1e9)
+    made = hooks.of_run(progress.Watched(tmp_path, 10, 32, waited=lambda: 1e9))
     for hook in made:
         hook(5, TRAIN, "train")
         hook.close()
@@ -124,7 +124,7 @@ def test_waiting_for_input_is_part_of_the_speed_and_not_of_the_metrics(tmp_path,
 
 
 def test_of_run(tmp_path, capfd):
-    made = hooks.of_run(tmp_path, 10, 32)
+    made = hooks.of_run(progress.Watched(tmp_path, 10, 32))
     for hook in made:
         hook(5, TRAIN, "train")
         hook(5, HELD_OUT, "held_out")

@@ -79,6 +79,20 @@ def test_follows_the_algorithm_over_steps(compiled):
     assert int(optimizer.iterations.numpy()) == 6
 
 
+def test_scaled_gradients():
+    """As `apply` of the products, and for one update only."""
+    one, other = variables(), variables()
+    optimizers, scale = (make(one), make(other)), 0.25
+    optimizers[0].apply([tf.constant(g) * scale for g in gradients(0)], one)
+    tf.function(lambda g, x: optimizers[1].apply_scaled(g, x, other))(
+        [tf.constant(g) for g in gradients(0)], tf.constant(scale)
+    )
+    for optimizer, vs in zip(optimizers, (one, other)):
+        run(vs, optimizer, [1])
+    for a, b in zip(one, other):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6, atol=1e-7)
+
+
 def test_the_first_step_is_as_long_as_the_rate_times_the_weights():
     """The ratio makes it so for every variable, whether it decays or not."""
     vs = variables()

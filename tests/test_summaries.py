@@ -153,7 +153,9 @@ class TestTensorBoard:
     @pytest.mark.slow
     def test_what_is_written(self, tmp_path):
         model, features = tiny.randomize(heads.build_pretrainer(tiny.config())), tiny.features()
-        hook = hooks.tensorboard(tmp_path, 32, None, {"learning_rate": 1e-4}, model, features, vocabulary())
+        hook = hooks.tensorboard(
+            progress.Watched(tmp_path, 9, 32, None, {"learning_rate": 1e-4}, model, features, vocabulary())
+        )
         hook(5, TRAIN, "train")
         hook(5, HELD_OUT, "held_out")
         train, held_out = (read(tmp_path / "tensorboard" / split) for split in ("train", "held_out"))
@@ -194,7 +196,7 @@ class TestTensorBoard:
         keras.config.set_dtype_policy("mixed_bfloat16")
         with mirrored.scope():
             model = heads.build_pretrainer(tiny.config())
-        hook = hooks.tensorboard(tmp_path, 32, None, None, model, tiny.features(), vocabulary())
+        hook = hooks.tensorboard(progress.Watched(tmp_path, 9, 32, None, None, model, tiny.features(), vocabulary()))
         hook(5, HELD_OUT, "held_out")
         assert len(read(tmp_path / "tensorboard" / "held_out")["held_out_guesses"]) == 1
         hook.close()
@@ -202,7 +204,7 @@ class TestTensorBoard:
     @pytest.mark.parametrize("checkpoint", [None, 2])
     def test_a_resumed_run_has_one_curve(self, tmp_path, checkpoint):
         def train(resume_step, steps, offset):
-            hook = hooks.tensorboard(tmp_path, 32, resume_step)
+            hook = hooks.tensorboard(progress.Watched(tmp_path, 9, 32, resume_step))
             for step in steps:
                 hook(step, {"loss": step + offset}, "train")
             hook.close()
@@ -220,8 +222,8 @@ class TestTensorBoard:
         """In a process whose files must not grow: the system refuses the write as it does on a full disk."""
         program = (
             "import resource, signal\n"
-            "from tfbert import checks, hooks\n"
-            f"hook = hooks.tensorboard({str(tmp_path)!r}, 32)\n"
+            "from tfbert import checks, hooks, progress\n"
+            f"hook = hooks.tensorboard(progress.Watched({str(tmp_path)!r}, 9, 32))\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
             "try:\n"
@@ -239,7 +241,7 @@ class TestTensorBoard:
     def test_its_own_work_does_not_count_as_training(self, tmp_path, monkeypatch):
         now = Time()
         monkeypatch.setattr(progress, "Clock", functools.partial(progress.Clock, now=now))
-        hook = hooks.tensorboard(tmp_path, 6)
+        hook = hooks.tensorboard(progress.Watched(tmp_path, 9, 6))
         now.now += 2
         hook(1, TRAIN, "train")
         monkeypatch.setattr(hook, "_write_weights", lambda: setattr(now, "now", now.now + 50))
@@ -251,4 +253,4 @@ class TestTensorBoard:
     def test_a_file_in_the_way(self, tmp_path):
         (tmp_path / "tensorboard").write_text("")
         with pytest.raises(checks.InputError, match="the run folder must be writable"):
-            hooks.tensorboard(tmp_path, 32)
+            hooks.tensorboard(progress.Watched(tmp_path, 9, 32))

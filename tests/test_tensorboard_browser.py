@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 
 from tests import tiny
-from tfbert import heads, hooks, summaries
+from tfbert import heads, hooks, progress, summaries
 from tfbert.text import vocab as vocab_lib
 
 pytestmark = pytest.mark.slow  # whole programs, minutes in all
@@ -42,7 +42,7 @@ def train(run_dir, resume_step, last):
     """Reports made-up figures to the hooks of a run, from a checkpoint to a step."""
     vocab = vocab_lib.Vocab((*vocab_lib.SPECIAL_TOKENS, *WORDS, *(f"word{i}" for i in range(tiny.V - len(WORDS) - 5))))
     model = tiny.randomize(heads.build_pretrainer(tiny.config()))
-    made = hooks.of_run(run_dir, LAST, 32, resume_step, HPARAMS, model, tiny.features(), vocab)
+    made = hooks.of_run(progress.Watched(run_dir, LAST, 32, resume_step, HPARAMS, model, tiny.features(), vocab))
     for step in STEPS:
         if (resume_step or 0) < step <= last:
             others = {"learning_rate": 1e-4 * step, "gradient_norm": 1.0, "padding_share": 0.1}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbert import checkpoints, checks, train_loop
+from tfbert import checkpoints, checks, stop_request, train_loop
+from tfbert import trainer as trainer_lib
 from tfbert.layers import dropout
 
 D, RATE, CLIP = 7, 0.5, 0.05
@@ -41,7 +42,7 @@ def metrics(outputs, features):
     return {"high": (tf.reduce_sum(tf.cast(outputs["a"] > 0, tf.float32)), weights(features)["b"])}
 
 
-OBJECTIVE = train_loop.Objective(losses, weights, metrics, ("a", "b"), ("high",))
+OBJECTIVE = trainer_lib.Objective(losses, weights, metrics, ("a", "b"), ("high",))
 
 
 def batch(size=12, seed=0):
@@ -55,12 +56,19 @@ def batch(size=12, seed=0):
     }
 
 
+class SGD(keras.optimizers.SGD):
+    """Plain descent, with what `Trainer` asks of an optimizer."""
+
+    def apply_scaled(self, gradients, scale, variables):
+        self.apply([scale * g for g in gradients], variables)
+
+
 def make(strategy=DEFAULT, micro_batches=1, clip_norm=CLIP, rate=0.0, seed=0, objective=OBJECTIVE):
     with strategy.scope():
         model = build(rate)
-        optimizer = keras.optimizers.SGD(RATE)
+        optimizer = SGD(RATE)
         optimizer.build(model.trainable_variables)
-    return model, train_loop.Trainer(strategy, model, optimizer, objective, micro_batches, clip_norm, seed), optimizer
+    return model, trainer_lib.Trainer(strategy, model, optimizer, objective, micro_batches, clip_norm, seed), optimizer
 
 
 def endless(features, size):
@@ -136,8 +144,8 @@ class TestStep:
         @tf.function
         def norm(x):
             wide = tf.cast(x, tf.float32)
-            for name, g in {"narrow": train_loop._before_cast(wide), "wide": wide}.items():
-                norms[name], types[name] = train_loop._sum_of_squares(g), g.dtype
+            for name, g in {"narrow": trainer_lib._before_cast(wide), "wide": wide}.items():
+                norms[name], types[name] = trainer_lib._sum_of_squares(g), g.dtype
             return norms["narrow"], norms["wide"]
 
         narrow, wide = norm(x)
@@ -164,7 +172,7 @@ class TestStep:
             np.testing.assert_array_equal(values(other)[name], value)
 
     def test_variables_without_gradient_are_refused(self):
-        objective = train_loop.Objective(
+        objective = trainer_lib.Objective(
             lambda o, f: {"a": losses(o, f)["a"]}, lambda f: {"a": weights(f)["a"]}, metrics, ("a",), ("high",)
         )
         _, trainer, _ = make(objective=objective)
@@ -194,7 +202,7 @@ class TestDropoutSeeds:
             return {"high": (outputs["a"][0, 0], tf.constant(1.0))}
 
         features = {n: np.repeat(x[:1], 8, 0) for n, x in batch().items()}
-        objective = train_loop.Objective(losses, weights, sample, ("a", "b"), ("high",))
+        objective = trainer_lib.Objective(losses, weights, sample, ("a", "b"), ("high",))
         for name, strategy, parts in (("one", DEFAULT, 1), ("micro", DEFAULT, 2), ("replica", mirrored, 1)):
             _, trainer, optimizer = make(strategy, parts, rate=0.5, objective=objective)
             optimizer.learning_rate = 0.0
@@ -244,7 +252,7 @@ class TestReports:
         for strategy in (DEFAULT, mirrored):
             with strategy.scope():
                 model = build(rate=0.5)  # evaluation drops nothing
-            evaluator = train_loop.Evaluator(strategy, model, OBJECTIVE)
+            evaluator = trainer_lib.Evaluator(strategy, model, OBJECTIVE)
             dataset = tf.data.Dataset.from_tensor_slices(features).batch(2)
             dataset = strategy.distribute_datasets_from_function(lambda _, d=dataset: d)
             for _ in range(2):
@@ -254,7 +262,7 @@ class TestReports:
     def test_evaluation_that_is_stopped_says_nothing(self):
         stop = Stop()
         stop.signal = signal.SIGTERM
-        assert train_loop.Evaluator(DEFAULT, build(), OBJECTIVE).evaluate(endless(batch(), 4), stop) is None
+        assert trainer_lib.Evaluator(DEFAULT, build(), OBJECTIVE).evaluate(endless(batch(), 4), stop) is None
 
 
 class TestPlan:
@@ -382,14 +390,14 @@ class TestStopRequest:
         every = {"log_steps": 10**6, "eval_steps": 0, "save_checkpoints_steps": 10**6, "iterations_per_loop": 10**6}
         run = Run(tmp_path, steps=10**6, **every)
         before = signal.getsignal(number)
-        with train_loop.StopRequest() as stop:
+        with stop_request.StopRequest() as stop:
             reached = run(stop, evaluate=None, iterator=iter(dataset))
         assert stop.signal == number and asked[0] <= reached <= 21
         assert run.events == [("save", reached)] and checkpoints.saved_steps(str(tmp_path)) == [reached]
         assert signal.getsignal(number) is before
 
     def test_other_signals_are_left_alone(self):
-        with train_loop.StopRequest() as stop:
+        with stop_request.StopRequest() as stop:
             old = signal.signal(signal.SIGUSR1, lambda *_: None)
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.1)

@@ -3,14 +3,14 @@
 import os
 import signal
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import test_train_loop
-from tests.test_train_loop import CLIP, DEFAULT, OBJECTIVE, Stop, batch, feed, values
+from tests.test_train_loop import CLIP, DEFAULT, OBJECTIVE, SGD, Stop, batch, feed, values
 from tfbert import checkpoints, train_loop, training_clock
+from tfbert import trainer as trainer_lib
 from tfbert.optimizers import schedules
 
 BUDGET = 8.0
@@ -35,10 +35,10 @@ class Keyed:
         self.schedule = schedules.TimeKeyed(schedules.Schedule(0.5, 2.0, budget, "triangle"), self.clock)
         with strategy.scope():
             self.model = test_train_loop.build()
-            self.optimizer = keras.optimizers.SGD(self.schedule)
+            self.optimizer = SGD(self.schedule)
             self.optimizer.build(self.model.trainable_variables)
         arguments = strategy, self.model, self.optimizer, OBJECTIVE
-        self.trainer = train_loop.Trainer(*arguments, clip_norm=CLIP, clock=self.clock)
+        self.trainer = trainer_lib.Trainer(*arguments, clip_norm=CLIP, clock=self.clock)
 
 
 class TestClock:
@@ -92,9 +92,9 @@ class TestTrainer:
         # Of the two looks of each call the first is before the update.
         assert rates == pytest.approx([0.5 * min(s / 2, 1 - (s - 2) / 6) for s in (1, 3, 5, 7)], rel=1e-5)
         # The rates that are told are those that were used.
-        other = keras.optimizers.SGD(0.0)
+        other = SGD(0.0)
         other.build(model.trainable_variables)
-        trainer = train_loop.Trainer(DEFAULT, model, other, OBJECTIVE, clip_norm=CLIP)
+        trainer = trainer_lib.Trainer(DEFAULT, model, other, OBJECTIVE, clip_norm=CLIP)
         iterator = feed(DEFAULT, batch(), 12)
         for rate in rates:
             other.learning_rate = rate

@@ -27,8 +27,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checks, config, distribution, features, heads, held_out, input_pipeline, record_sets, train_loop
+from tfbert import checks, config, distribution, features, heads, held_out, input_pipeline, record_sets, stop_request
 from tfbert import machine as machine_lib
+from tfbert import trainer as trainer_lib
 from tfbert.config import field
 from tfbert.optimizers import adamw, param_groups
 
@@ -167,13 +168,13 @@ class Training:
             optimizer = adamw.AdamW(LEARNING_RATE, WEIGHT_DECAY, decays=decays.__getitem__)
             optimizer.build(built.trainable_variables)
         micro_batches, objective = cfg.gradient_accumulation_steps, held_out.objective(records)
-        self._trainer = train_loop.Trainer(strategy, built, optimizer, objective, micro_batches, CLIP_NORM)
+        self._trainer = trainer_lib.Trainer(strategy, built, optimizer, objective, micro_batches, CLIP_NORM)
 
         def make_dataset(*pipeline):
             return input_pipeline.train_dataset(records, batch_size, micro_batches, 0, 0, records.total, *pipeline)
 
         self._batches = iter(distribution.distribute(strategy, make_dataset))
-        self._stop = train_loop.StopRequest()
+        self._stop = stop_request.StopRequest()
         began = time.perf_counter()
         self.run(1)
         first = time.perf_counter() - began
@@ -197,7 +198,7 @@ class Training:
 
     def real_share(self):
         """Share of the wordpieces, of all steps since the last call, that are not padding."""
-        return 1 - self._trainer.take_report()[train_loop.PADDING_SHARE]
+        return 1 - self._trainer.take_report()[trainer_lib.PADDING_SHARE]
 
 
 _training = None  # in a process: its `Training`

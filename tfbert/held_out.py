@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from tfbert import distribution, input_pipeline, objectives, record_sets, train_loop
+from tfbert import distribution, input_pipeline, objectives, record_sets, trainer
 
 
 def objective(records):
-    """The `train_loop.Objective` of records: both tasks, or the masked language model alone."""
+    """The `trainer.Objective` of records: both tasks, or the masked language model alone."""
     sentences = records.sentence_objective != record_sets.NO_SENTENCES
     tasks = ("masked_lm", "next_sentence") if sentences else ("masked_lm",)
-    return train_loop.Objective(
+    return trainer.Objective(
         losses=objectives.pretraining_losses,
         weights=objectives.pretraining_weights,
         metrics=objectives.pretraining_metrics,
@@ -60,7 +60,7 @@ class HeldOut:
 
         self._records = records
         self.instances = min(records.total, batch_size * max_batches if max_batches else records.total)
-        self._evaluator = train_loop.Evaluator(strategy, model, objective(records))
+        self._evaluator = trainer.Evaluator(strategy, model, objective(records))
         self._dataset = distribution.distribute(strategy, make_dataset)
         self._plain_dataset = make_dataset()
         with record_sets.clear_errors(records):
@@ -75,7 +75,7 @@ class HeldOut:
         """{name: value}: "loss", loss and accuracy of each task, and `masked_lm_unigram_accuracy`.
 
         Args:
-            stop: A `train_loop.StopRequest`, or None.
+            stop: A `stop_request.StopRequest`, or None.
 
         Returns:
             None if `stop` asked before the end.

@@ -132,39 +132,22 @@ class SpeedFile(JsonLines):
 metrics_file, speed_file = MetricsFile, SpeedFile
 
 
-def of_run(
-    run_dir,
-    num_train_steps,
-    batch_size,
-    resume_step=None,
-    hparams=None,
-    model=None,
-    guess_features=None,
-    vocab=None,
-    max_seq_length=None,
-    train_seconds=None,
-    waited=None,
-):
-    """All hooks of a training run, to be called in this order.
+def of_run(watched):
+    """All hooks of a training run, a `progress.Watched`, to be called in this order.
 
     TensorBoard's is slow after an evaluation; the two that measure speed come after it, so that they do
     not take it for training.
-
-    Args:
-        run_dir: The run folder.
-        num_train_steps: Optimizer steps that the run will have at its end; None if the time decides.
-        batch_size: Rows in an optimizer step, over all replicas.
-        resume_step: Step of the restored checkpoint; None for a new run.
-        hparams: See `summaries.TensorBoard`, as `model`, `guess_features`, `vocab` and `max_seq_length`.
-        train_seconds: Training time that the run will have at its end, if the time decides.
-        waited: As of `progress.Clock`.
-
-    Returns:
-        A list of hooks.
     """
+    run_dir, rows, resume_step = watched.run_dir, watched.rows, watched.resume_step
     return [
         metrics_file(os.path.join(run_dir, METRICS_FILE), resume_step),
-        tensorboard(run_dir, batch_size, resume_step, hparams, model, guess_features, vocab, max_seq_length, waited),
-        speed_file(os.path.join(run_dir, SPEED_FILE), batch_size, resume_step, max_seq_length, waited),
-        progress_line(num_train_steps, batch_size, resume_step or 0, train_seconds=train_seconds, waited=waited),
+        tensorboard(watched),
+        speed_file(os.path.join(run_dir, SPEED_FILE), rows, resume_step, watched.max_seq_length, watched.waited),
+        progress_line(
+            watched.num_train_steps,
+            rows,
+            resume_step or 0,
+            train_seconds=watched.train_seconds,
+            waited=watched.waited,
+        ),
     ]

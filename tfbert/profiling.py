@@ -37,7 +37,7 @@ def parse_steps(text, num_train_steps=None):
 
 
 class Profiled:
-    """A `train_loop.Trainer` that profiles some of its steps, and else does as it would.
+    """A `trainer.Trainer` that profiles some of its steps, and else does as it would.
 
     The profiled steps come one a call of the graph: only so can the profile say where each begins and ends. What
     is computed does not change by that. A run that goes on behind LAST has nothing to profile.

@@ -1,10 +1,12 @@
 """The progress line: live on a terminal, plain lines elsewhere; and the clock that speeds are read from."""
 
 import collections
+import dataclasses
 import os
 import sys
 import time
 import typing
+from collections.abc import Callable
 
 # Time left is taken from the last so many reports: recent enough to follow the machine, and enough
 # to hold an evaluation now and then.
@@ -12,6 +14,38 @@ WINDOW = 50
 # The first report holds the tracing and compiling of the step; speed is read from it only if it took so many
 # seconds that this is a small part.
 LONG_FIRST_LAP = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """A run, as those see it that tell of it.
+
+    Attributes:
+        run_dir: The run folder.
+        num_train_steps: Optimizer steps that the run will have at its end; None if the time decides.
+        rows: Rows in an optimizer step, over all replicas; or a function that gives those before a step.
+        resume_step: Step of the restored checkpoint; None for a new run.
+        hparams: {name: value} of the configuration, for the HParams panel; what is not set is left out.
+        model: If given, each held-out report also brings histograms of its weights.
+        guess_features: If given, features of a handful of held-out records: each held-out report also
+            brings what the model guesses on them.
+        vocab: The run's `Vocab`; goes with `guess_features`.
+        max_seq_length: Tokens in a row. If given, the speed is also reported in tokens that are no padding.
+        train_seconds: Training time that the run will have at its end, if the time decides.
+        waited: As of `Clock`.
+    """
+
+    run_dir: str
+    num_train_steps: int | None
+    rows: int | Callable
+    resume_step: int | None = None
+    hparams: dict | None = None
+    model: typing.Any = None
+    guess_features: dict | None = None
+    vocab: typing.Any = None
+    max_seq_length: int | None = None
+    train_seconds: float | None = None
+    waited: Callable | None = None
 
 
 class Lap(typing.NamedTuple):

@@ -226,34 +226,15 @@ class TensorBoard:
     """A hook that writes `run_dir/tensorboard/train` and `run_dir/tensorboard/held_out`.
 
     Args:
-        run_dir: The run folder.
-        batch_size: Rows in an optimizer step, over all replicas.
-        resume_step: Step of the restored checkpoint; None for a new run.
-        hparams: {name: value} of the configuration, for the HParams panel; what is not set is left out.
-        model: If given, each held-out report also brings histograms of its weights.
-        guess_features: If given, features of a handful of held-out records: each held-out report also
-            brings what the model guesses on them.
-        vocab: The run's `Vocab`; goes with `guess_features`.
-        max_seq_length: Tokens in a row. If given, the speed is also reported in tokens that are no padding.
-        waited: As of `progress.Clock`.
+        watched: The run, a `progress.Watched`.
     """
 
-    def __init__(
-        self,
-        run_dir,
-        batch_size,
-        resume_step=None,
-        hparams=None,
-        model=None,
-        guess_features=None,
-        vocab=None,
-        max_seq_length=None,
-        waited=None,
-    ):
-        self._max_seq_length = max_seq_length
-        self._clock = progress.Clock(batch_size, resume_step or 0, waited=waited)
-        self._model, self._guess_features, self._vocab = model, guess_features, vocab
-        self._folder = os.path.join(run_dir, FOLDER)
+    def __init__(self, watched):
+        resume_step = watched.resume_step
+        self._max_seq_length = watched.max_seq_length
+        self._clock = progress.Clock(watched.rows, resume_step or 0, waited=watched.waited)
+        self._model, self._guess_features, self._vocab = watched.model, watched.guess_features, watched.vocab
+        self._folder = os.path.join(watched.run_dir, FOLDER)
         self._writers = {}
         with writing(self._folder):
             for split in ("train", "held_out"):
@@ -261,8 +242,8 @@ class TensorBoard:
                 tf.io.gfile.makedirs(folder)
                 _write_start(folder, -1 if resume_step is None else resume_step)
                 self._writers[split] = tf.summary.create_file_writer(folder)
-            if hparams:
-                self._write_hparams(run_dir, hparams)
+            if watched.hparams:
+                self._write_hparams(watched.run_dir, watched.hparams)
 
     def _write_hparams(self, run_dir, hparams):
         """Writes the configuration beside the held-out metrics.

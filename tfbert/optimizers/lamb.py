@@ -57,6 +57,7 @@ class Lamb(keras.optimizers.Optimizer):
         self.epsilon = epsilon
         self.decays = decays
         self.rate_scale = rate_scale or (lambda path: 1.0)
+        self._scale = tf.constant(1.0)
 
     def build(self, variables):
         """Makes m and v, zeros, for each variable, and the number of updates that they have seen."""
@@ -75,10 +76,23 @@ class Lamb(keras.optimizers.Optimizer):
         super().apply(grads, trainable_variables)
         self._updates.assign_add(1)
 
+    def apply_scaled(self, gradients, scale, variables):
+        """`apply` of gradients times a number; outside replicas only.
+
+        Args:
+            gradients: float32 or, where they are no more exact than that, bfloat16.
+            scale: float32 [].
+            variables: As of `apply`.
+        """
+        before, self._scale = self._scale, scale
+        self.apply(gradients, variables)
+        self._scale = before
+
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable on one device; Keras calls it with gradients that are summed over replicas."""
         index = self._get_variable_index(variable)
         gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)  # dense: all rows of an embedding decay
+        gradient *= self._scale
         m = self.beta_1 * self._momentums[index].value + (1.0 - self.beta_1) * gradient
         v = self.beta_2 * self._velocities[index].value + (1.0 - self.beta_2) * tf.square(gradient)
         t = tf.cast(self._updates.value + 1, variable.dtype)
