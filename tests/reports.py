@@ -1,5 +1,8 @@
 """What hooks are called with in tests, and a clock that stands still unless told."""
 
+from tests import tiny
+from tfbert.text import vocab as vocab_lib
+
 TRAIN = {
     "loss": 7.25,
     "masked_lm_loss": 6.5,
@@ -20,3 +23,9 @@ class Time:
 
     def __call__(self):
         return self.now
+
+
+def vocabulary():
+    """97 entries: words and suffixes that need escaping in Markdown among them."""
+    words = ["|", "*", "_", "<b>", "##ing", "play", "(", ")", ".", "'", "s", "it"]
+    return vocab_lib.Vocab((*vocab_lib.SPECIAL_TOKENS, *words, *(f"w{i}" for i in range(tiny.V - 5 - len(words)))))

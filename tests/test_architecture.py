@@ -38,6 +38,7 @@ RANKS = (
         "tfbert.hooks",
         "tfbert.progress",
         "tfbert.summaries",
+        "tfbert.guesses",
         "tfbert.fill_mask",
         "tfbert.held_out",
         "tfbert.convert",

@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 
 from tests import tiny
-from tfbert import heads, hooks, progress, summaries
+from tfbert import guesses, heads, hooks, progress
 from tfbert.text import vocab as vocab_lib
 
 pytestmark = pytest.mark.slow  # whole programs, minutes in all
@@ -54,7 +54,7 @@ def train(run_dir, resume_step, last):
                     hook(step, figures(step, 0.2), "held_out")
     for hook in made:
         hook.close()
-    return summaries.masked_guesses(model, tiny.features(), vocab)
+    return guesses.masked_guesses(model, tiny.features(), vocab)
 
 
 @contextlib.contextmanager
@@ -230,12 +230,12 @@ def test_a_person_sees_it(tensorboard, run, tmp_path):
     with server([DRIVER, "--port=0"], r"started successfully on port (\d+)") as match:
         page = Page(f"http://127.0.0.1:{match[1]}", tmp_path / "profile")
         try:
-            guesses = run[1][0]
+            first = run[1][0]
             expected = {
                 "timeseries": ["quality/masked_lm_accuracy", "quality/next_sentence_loss", "held_out", "train"],
                 "scalars": ["quality/masked_lm_accuracy", "quality/loss", "training"],
                 "histograms": ["weights.layer_00", "weights.layer_01", "weights.embeddings"],
-                "text": ["held_out_guesses", "the model saw", guesses.masked[0].truth, "⟦1⟧", "guess 5"],
+                "text": ["held_out_guesses", "the model saw", first.masked[0].truth, "⟦1⟧", "guess 5"],
                 "hparams": ["learning_rate", "train_batch_size", "quality/masked_lm_accuracy"],
             }
             for panel, words in expected.items():
