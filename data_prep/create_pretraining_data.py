@@ -8,11 +8,11 @@ time; what is finished is on disk, so that a run that was killed goes on.
 from tfbert import quiet  # isort: skip  # noqa: F401
 
 import collections
+import contextlib
 import dataclasses
 
 from data_prep import corpus, dedup, record_files, report, runners, shards, storage, token_files, workers
-from data_prep import progress as progress_lines
-from tfbert import checks, config, features, machine
+from tfbert import checks, config, features, machine, progress
 from tfbert.config import field
 from tfbert.text import masking, selection, vocab
 
@@ -137,14 +137,14 @@ def _make_shard(maker, task):
     return about
 
 
-def _prepare(cfg, pool, scratch, spans, progress):
+def _prepare(cfg, pool, scratch, spans, work):
     """Makes the token files that are missing; returns the corpus's counts."""
     todo = [i for i in range(len(spans)) if token_files.counts(scratch, i) is None]
-    finished, began = len(spans) - len(todo), progress.seconds()
+    finished, began = len(spans) - len(todo), work.seconds()
 
     def say():
-        speed = workers.done() / 1e6 / max(progress.seconds() - began, 1e-3)
-        progress(f"tokenizing: {finished:,} of {len(spans):,} spans, {speed:.2f} MB/s", finished, len(spans))
+        speed = workers.done() / 1e6 / max(work.seconds() - began, 1e-3)
+        work(f"tokenizing: {finished:,} of {len(spans):,} spans, {speed:.2f} MB/s", finished, len(spans))
 
     size = sum(s.end - s.begin for s in spans)
     seconds = size * (BYTE_SECONDS + TOKEN_SECONDS / 4 * cfg.dupe_factor)
@@ -156,17 +156,17 @@ def _prepare(cfg, pool, scratch, spans, progress):
     return read
 
 
-def _make(cfg, pool, scratch, num_spans, tokens, progress):
+def _make(cfg, pool, scratch, num_spans, tokens, work):
     """Makes the shards that are missing; returns {shard code: what to tell of it}."""
     used = sorted(set().union(*(token_files.codes(scratch, i) for i in range(num_spans))))
     about = {code: record_files.Shard(scratch, code).finished() for code in used}
     todo = [code for code in used if about[code] is None]
     total = tokens * cfg.dupe_factor * len(todo) / max(1, len(used))
-    began = progress.seconds()
+    began = work.seconds()
 
     def say():
-        speed = workers.done() / 1e6 / max(progress.seconds() - began, 1e-3)
-        progress(f"writing: {len(todo)} shards, {speed:.2f} M tokens/s", workers.done(), total)
+        speed = workers.done() / 1e6 / max(work.seconds() - began, 1e-3)
+        work(f"writing: {len(todo)} shards, {speed:.2f} M tokens/s", workers.done(), total)
 
     tasks = [(scratch, code, num_spans) for code in todo]
     for place, found in pool.map(_make_shard, tasks, total * TOKEN_SECONDS > LARGE_SECONDS, say):
@@ -290,14 +290,14 @@ def names_of(about, known):
     return names
 
 
-def _with_processes(cfg, vocabulary, spans, scratch, progress):
+def _with_processes(cfg, vocabulary, spans, scratch, work):
     """Makes every shard in the scratch folder, by processes: what `beam_pipelines.make_records` does on a cluster."""
     with workers.Workers(cfg.num_workers or machine.cores(), shards.Maker, (cfg, vocabulary)) as pool:
-        read = _prepare(cfg, pool, scratch, spans, progress)
+        read = _prepare(cfg, pool, scratch, spans, work)
         _check_documents(cfg, read, set().union(*(token_files.codes(scratch, i) for i in range(len(spans)))))
         with record_files.writing(cfg.output_dir):
             dropped = dedup.find(scratch, len(spans))
-        return read, dropped, _make(cfg, pool, scratch, len(spans), read["tokens"], progress)
+        return read, dropped, _make(cfg, pool, scratch, len(spans), read["tokens"], work)
 
 
 def run(cfg, beam_options=()):
@@ -313,7 +313,7 @@ def run(cfg, beam_options=()):
     Raises:
         InputError: a flag, the vocabulary, the corpus or the output folder cannot be used.
     """
-    progress = progress_lines.Progress()
+    work = progress.WorkLine()
     runners.check_options(cfg.runner, beam_options)
     pipelines = cfg.runner and runners.pipelines(cfg.runner)
     vocabulary = vocab.load(cfg.vocab_file, cfg.do_lower_case)
@@ -331,12 +331,12 @@ def run(cfg, beam_options=()):
         "input": corpus.identity(cfg),
         "spans": len(spans),
     }
-    with record_files.unfinished(cfg.output_dir, cfg.overwrite, plan) as scratch:
+    with contextlib.closing(work), record_files.unfinished(cfg.output_dir, cfg.overwrite, plan) as scratch:
         if pipelines:
             read, dropped, about = pipelines.make_records(cfg, vocabulary, spans, scratch, beam_options)
             _check_documents(cfg, read, about)
         else:
-            read, dropped, about = _with_processes(cfg, vocabulary, spans, scratch, progress)
+            read, dropped, about = _with_processes(cfg, vocabulary, spans, scratch, work)
         del read["tokens"]  # before repetitions were dropped; what is told are those of the records
         made = _account(read, about, known, dropped, cfg.dedup == "sentence")
         names = names_of(about, known)
@@ -349,7 +349,7 @@ def run(cfg, beam_options=()):
         html = report.html(told, statistics, vocabulary)
         paths = {name: record_files.Shard(scratch, code).path for code, name in names.items()}
         record_files.publish(cfg.output_dir, paths, told, html)
-    print(table(told, progress.seconds()))
+    print(table(told, work.seconds()))
     return told
 
 

@@ -8,6 +8,7 @@ WordPieceTrainer, which merges the most frequent pair again and again.
 from tfbert import quiet  # isort: skip  # noqa: F401
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -17,8 +18,8 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 import tokenizers
 
-from data_prep import corpus, progress, runners
-from tfbert import checks, config
+from data_prep import corpus, runners
+from tfbert import checks, config, progress
 from tfbert.config import field
 from tfbert.text import normalizer_table, vocab
 from tfbert.text.tokenizer import MAX_BYTES_PER_WORD, MAX_CHARACTERS_PER_WORD, Tokenizer
@@ -255,16 +256,17 @@ def run(cfg, beam_options=()):
         InputError: a flag, the corpus or the output folder cannot be used.
     """
     config.check_bounds(cfg)
-    report, counts = progress.Progress(), collections.Counter()
+    work, counts = progress.WorkLine(), collections.Counter()
     runners.check_options(cfg.runner, beam_options)
     pipelines = cfg.runner and runners.pipelines(cfg.runner)
     _check_output(cfg)
-    words = pipelines.count_words(cfg, counts, beam_options) if pipelines else count_words(cfg, counts, report)
+    with contextlib.closing(work):
+        words = pipelines.count_words(cfg, counts, beam_options) if pipelines else count_words(cfg, counts, work)
     checks.require(words, "the corpus must hold words to learn from", f"none in {counts['documents_read']} documents")
     tokens = learn(words, cfg.vocab_size, cfg.num_unused, cfg.min_frequency)
     vocabulary = vocab.Vocab(tokens, cfg.do_lower_case)
     _write(cfg, vocabulary)
-    print(_table(cfg, counts, words, vocabulary, report.seconds()))
+    print(_table(cfg, counts, words, vocabulary, work.seconds()))
     return vocabulary
 
 

@@ -14,7 +14,7 @@ from werkzeug import test as werkzeug_test
 
 from tests import reference, tiny, tiny_run, wordpiece
 from tests.tiny import LAYERS, D, N
-from tfbert import checkpoints, checks, extract_features, heads, run_folder
+from tfbert import checkpoints, checks, extract_features, heads, progress, run_folder
 from tfbert.convert import formats
 
 LENGTH = tiny_run.MAX_SEQ_LENGTH
@@ -141,11 +141,12 @@ class TestEmbeddings:
         np.testing.assert_allclose(np.load(tmp_path / "out"), want, atol=1e-6)
 
     @pytest.mark.slow
-    def test_progress(self, run, tmp_path, capsys):
+    def test_progress(self, run, tmp_path, monkeypatch, capsys):
+        said = []
+        monkeypatch.setattr(progress.WorkLine, "__call__", lambda line, *given: said.append(given))
         extract_features.run(flags(run, tmp_path, pooling="mean"))
-        captured = capsys.readouterr()
-        assert f"100 %  {len(LINES)}/{len(LINES)} lines" in captured.err.splitlines()[-1]
-        assert captured.out == f"{tmp_path}/out: {len(LINES)} embeddings of {D} numbers\n"
+        assert said[-1][1:] == (len(LINES), len(LINES)) and f"{len(LINES)} of {len(LINES)} lines" in said[-1][0]
+        assert capsys.readouterr().out == f"{tmp_path}/out: {len(LINES)} embeddings of {D} numbers\n"
 
 
 @pytest.mark.slow
@@ -308,7 +309,7 @@ class TestErrors:
         def stop(*args):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(extract_features._Progress, "__call__", stop)
+        monkeypatch.setattr(extract_features._Lines, "__call__", stop)
         with pytest.raises(KeyboardInterrupt):
             extract_features.run(flags(run, tmp_path, pooling=pooling))
         assert (tmp_path / "out").read_bytes() == before and os.listdir(tmp_path) == ["out"]

@@ -206,3 +206,52 @@ class TestProgressLine:
         stream = io.StringIO()
         hooks.progress_line(10, 1, stream=stream)(3, {"masked_lm_accuracy": 0.5}, "held_out")
         assert stream.getvalue() == "held out at step 3:  MLM 50.0 %\n"
+
+
+class TestWorkLine:
+    def test_plain_lines(self):
+        stream, now = io.StringIO(), Time()
+        line = progress.WorkLine(seconds=5.0, stream=stream, now=now)
+        line("counting: 7 documents")  # too soon to be said
+        for done in (0, 100, 250, 400):
+            now.now += 4
+            line(f"writing: {done} of 400", done, 400)
+        line("writing: again, in the same moment", 400, 400)
+        now.now += 5
+        line("counting: 9 documents")
+        line.close()
+        # The first call of the work gives the time that what is left is reckoned from.
+        assert stream.getvalue() == (
+            "   0:08  [######------------------]  25 %, 0:12 left  writing: 100 of 400\n"
+            "   0:16  [########################] 100 %, 0:00 left  writing: 400 of 400\n"
+            "   0:21  counting: 9 documents\n"
+        )
+        assert line.seconds() == 21
+
+    def test_more_than_was_foreseen(self):
+        stream, now = io.StringIO(), Time()
+        line = progress.WorkLine(seconds=0.0, stream=stream, now=now)
+        now.now += 1
+        line("w", 5, 5)
+        now.now += 1
+        line("w", 7, 5)
+        assert stream.getvalue().splitlines()[-1] == f"   0:02  [{'#' * 24}] 100 %, 0:00 left  w"
+
+    @pytest.mark.parametrize("columns", [5, 30, 120])
+    def test_a_terminal_gets_one_line_that_fits_and_goes(self, columns):
+        main, stream = terminal(columns)
+        now = Time()
+        line = progress.WorkLine(stream=stream, now=now)
+        for done in range(1, 4):
+            now.now += 1  # often on a terminal, where the line is written over
+            line(f"embedding: {done:,} of 3 lines", done, 3)
+        stream.flush()
+        text = os.read(main, 10000).decode()
+        (live,) = shown(text)
+        assert (
+            len(live) < columns
+            and live == f"   0:03  [{'#' * 24}] 100 %, 0:00 left  embedding: 3 of 3 lines"[: columns - 1]
+        )
+        line.close()
+        stream.close()
+        assert shown(text + all_of(main)) == [""]

@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import sys
-import time
 
 import keras
 import numpy as np
@@ -214,29 +213,26 @@ def _split_pair(line):
     return (first, second, True) if separator else (second, b"", False)
 
 
-class _Progress:
-    """Says on stderr how far the work is: a bar on a terminal, a line now and then elsewhere."""
+class _Lines:
+    """Tells a `progress.WorkLine` how many lines are done.
 
-    WIDTH = 24
+    Args:
+        total: Lines of the input.
+    """
 
     def __init__(self, total):
-        self._total, self._done, self._terminal = total, 0, sys.stderr.isatty()
-        self._every = 0.2 if self._terminal else 10.0
-        self._began = self._last = time.monotonic()
+        self._total, self._done, self._line = total, 0, progress.WorkLine()
 
     def __call__(self, count):
         """Notes that so many more lines are done."""
         self._done += count
-        now, last = time.monotonic(), self._done == self._total
-        if now - self._last < self._every and not last:
-            return
-        self._last, speed = now, self._done / max(now - self._began, 1e-9)
-        full = self.WIDTH * self._done // self._total
-        bar = f"[{'#' * full}{'-' * (self.WIDTH - full)}] {100 * self._done // self._total:3} %"
-        left = progress.duration((self._total - self._done) / speed)
-        line = f"{bar}  {self._done:,}/{self._total:,} lines  {speed:,.1f} lines/s  {left} left"
-        end = "\n" if last or not self._terminal else ""
-        print(f"\r{line}\x1b[K" if self._terminal else line, end=end, file=sys.stderr, flush=True)
+        speed = self._done / max(self._line.seconds(), 1e-9)
+        text = f"embedding: {self._done:,} of {self._total:,} lines, {speed:,.1f} lines/s"
+        self._line(text, self._done, self._total)
+
+    def close(self):
+        """Takes the line off the terminal."""
+        self._line.close()
 
 
 def _batches(path, batch_size, sorted_batches=1):
@@ -376,13 +372,14 @@ def run(cfg):
     count = _count_lines(cfg.input_file)
     model, vocab, indices = load(cfg)
     extract = make_extractor(model, vocab, cfg.max_seq_length, cfg.pooling, cfg.normalize)
-    report = _Progress(count)
     if not cfg.pooling:
-        _write_json_lines(cfg, extract, vocab, indices, report)
+        with contextlib.closing(_Lines(count)) as report:
+            _write_json_lines(cfg, extract, vocab, indices, report)
         print(f"{cfg.output_file}: {count:,} lines, layers {', '.join(map(str, indices))}")
         return count
     width = model.outputs[0].shape[-1]
-    _write_embeddings(cfg, extract, width, count, report)
+    with contextlib.closing(_Lines(count)) as report:
+        _write_embeddings(cfg, extract, width, count, report)
     print(f"{cfg.output_file}: {count:,} embeddings of {width} numbers")
     if cfg.projector_dir:
         with open(cfg.input_file, "rb") as lines:

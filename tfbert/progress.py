@@ -1,4 +1,7 @@
-"""The progress line: live on a terminal, plain lines elsewhere; and the clock that speeds are read from."""
+"""What programs say while they work: live on a terminal, plain lines elsewhere; and the clock of training's speed.
+
+`ProgressLine` is of training, which reports by steps; `WorkLine` of all other long work.
+"""
 
 import collections
 import dataclasses
@@ -14,6 +17,7 @@ WINDOW = 50
 # The first report holds the tracing and compiling of the step; speed is read from it only if it took so many
 # seconds that this is a small part.
 LONG_FIRST_LAP = 120
+BAR = 24  # characters of a `WorkLine`'s bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,3 +270,63 @@ class ProgressLine:
             self._stream.write("\n")
             self._stream.flush()
             self._live = ""
+
+
+class WorkLine:
+    """Says every few seconds how far a piece of work is; on a terminal the line is written over.
+
+    Args:
+        seconds: Least time between two lines; on a terminal one at most.
+        stream: Where to; stderr by default.
+        now: A clock in seconds.
+    """
+
+    def __init__(self, seconds=5.0, stream=None, now=time.monotonic):
+        self._stream, self._now = stream or sys.stderr, now
+        self._every = seconds if _width(self._stream) is None else min(seconds, 1.0)
+        self._started = self._last = now()
+        self._work = self._began = None
+        self._is_live = False
+
+    def __call__(self, text, done=None, total=None):
+        """Writes a line if it is time for one.
+
+        Args:
+            text: What is at work, and how fast. What stands before a colon names the work: time left is taken
+                from the first call of that name on.
+            done: How much of it is done, in any measure; None if nobody can tell.
+            total: How much there is.
+        """
+        now = self._now()
+        work = text.split(":")[0]
+        if work != self._work:
+            self._work, self._began = work, (now, done or 0)
+        if now - self._last < self._every:
+            return
+        self._last, width = now, _width(self._stream)
+        line = f"{duration(now - self._started):>7}  {self._bar(done, total, now) if total else ''}{text}"
+        # As of the progress line: the last column stays free.
+        self._stream.write(line + "\n" if width is None else f"\r{line[: max(1, width - 1)]}\x1b[K")
+        self._stream.flush()
+        self._is_live = width is not None
+
+    def _bar(self, done, total, now):
+        """`[######------]  42 %, 0:35 left  `."""
+        began, done_then = self._began
+        share = min(1.0, done / total)
+        full = int(share * BAR)
+        left = ""
+        if done > done_then:
+            left = f", {duration(max(0, total - done) * (now - began) / (done - done_then))} left"
+        return f"[{'#' * full}{'-' * (BAR - full)}] {100 * share:3.0f} %{left}  "
+
+    def seconds(self):
+        """Since the start."""
+        return self._now() - self._started
+
+    def close(self):
+        """Takes the line off the terminal: what the program says of its results comes in its place."""
+        if self._is_live:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._is_live = False
