@@ -110,19 +110,20 @@ class SelfAttention(keras.layers.Layer):
         """See the class."""
         if training:
             return self._train(hidden, attention_bias)
+        value = self._split_heads(self.value(hidden))  # [B, N, T, H]
+        weights = tf.cast(self.shares(hidden, attention_bias), self.compute_dtype)  # [B, N, F, T]
+        context = tf.matmul(self.dropout(weights, training=training), value)  # [B, N, F, H]
+
+        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(hidden))  # [B, F, D]
+
+    def shares(self, hidden, attention_bias):
+        """The share of its attention that each query gives each key, float32 [B, N, F, T]; arguments as of `call`."""
         # Scaling the queries and not the scores is the same and touches H numbers a row instead of T.
         query = self._split_heads(self.query(hidden) * self.size_per_head**-0.5)  # [B, N, F, H]
         key = self._split_heads(self.key(hidden))  # [B, N, T, H]
-        value = self._split_heads(self.value(hidden))  # [B, N, T, H]
-
         scores = tf.matmul(query, key, transpose_b=True)  # [B, N, F, T]
         # Softmax in float32: bfloat16 has 8 bits, and the sum is over hundreds of terms.
-        scores = tf.cast(scores, tf.float32) + tf.cast(attention_bias, tf.float32)
-        weights = tf.nn.softmax(scores)
-        weights = self.dropout(tf.cast(weights, self.compute_dtype), training=training)
-        context = tf.matmul(weights, value)  # [B, N, F, H]
-
-        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(hidden))  # [B, F, D]
+        return tf.nn.softmax(tf.cast(scores, tf.float32) + tf.cast(attention_bias, tf.float32))
 
     def _train(self, hidden, attention_bias):
         """`call` with dropout, as one product for queries, keys and values, and compiled functions between products."""
