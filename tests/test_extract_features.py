@@ -7,10 +7,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
-from tensorboard.plugins import base_plugin
-from tensorboard.plugins.projector import projector_plugin
-from werkzeug import test as werkzeug_test
 
 from tests import reference, tiny, tiny_run, wordpiece
 from tests.tiny import LAYERS, D, N
@@ -222,38 +218,17 @@ class TestWeights:
 
 class TestProjector:
     @pytest.mark.slow
-    def test_tensorboard_shows_the_points(self, run, tmp_path):
-        projector = tmp_path / "logs"
-        extract_features.run(flags(run, tmp_path, pooling="mean", projector_dir=str(projector)))
-        multiplexer = plugin_event_multiplexer.EventMultiplexer()
-        provider = data_provider.MultiplexerDataProvider(multiplexer, str(projector))
-        context = base_plugin.TBContext(logdir=str(projector), data_provider=provider, multiplexer=multiplexer)
-        apps = projector_plugin.ProjectorPlugin(context).get_plugin_apps()
-
-        def get(name, query=""):
-            answer = werkzeug_test.Client(apps[name]).get(f"{name}?run=.&name=sentence_embeddings&{query}")
-            assert answer.status_code == 200, answer.data
-            return answer.data
-
-        [about] = json.loads(get("/info"))["embeddings"]
-        assert (about["tensorName"], about["tensorShape"]) == ("sentence_embeddings", [len(LINES), D])
-        points = np.frombuffer(get("/tensor", "num_rows=1000"), np.float32).reshape(len(LINES), D)
+    def test_the_points_are_the_embeddings(self, run, tmp_path):
+        folder = tmp_path / "projector"
+        for _ in range(2):  # the same command again
+            extract_features.run(flags(run, tmp_path, pooling="mean", projector_dir=str(folder)))
+        points = tf.train.load_checkpoint(str(folder)).get_tensor("sentence_embeddings")
         np.testing.assert_array_equal(points, np.load(tmp_path / "out"))
-        labels = get("/metadata", "num_rows=1000").decode().split("\n")
+        labels = (folder / "metadata.tsv").read_text().split("\n")
         assert labels.pop() == "" and len(labels) == len(LINES)
         assert labels[3] == "(empty line)" and labels[9] == "the \ufffd dog of" and all(labels)
-        # The same command again, and no folder of others'.
-        extract_features.run(flags(run, tmp_path, pooling="mean", projector_dir=str(projector)))
         with pytest.raises(checks.InputError, match="projector_dir must be new, empty, or a projector's"):
             extract_features.run(flags(run, tmp_path, pooling="mean", projector_dir=run[0]))
-
-    def test_no_more_points_than_are_shown(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(extract_features, "MOST_POINTS", 2)
-        points = np.arange(15, dtype=np.float32).reshape(5, 3)
-        assert extract_features.write_projector(str(tmp_path), points, [b"a", b"b\xe2\x80\xa8c", b"d"]) == 2
-        assert (tmp_path / "metadata.tsv").read_text() == "a\nb c\n"
-        reader = tf.train.load_checkpoint(str(tmp_path))
-        np.testing.assert_array_equal(reader.get_tensor("sentence_embeddings"), points[:2])
 
 
 class TestErrors:

@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checks, config, encoder, progress
+from tfbert import checks, config, encoder, progress, projector
 from tfbert.convert import assign, formats, names
 from tfbert.text import packing, tokenizer
 from tfbert.text import vocab as vocab_lib
@@ -32,10 +32,7 @@ SEPARATOR = b" ||| "
 SORTED_BATCHES = 64  # texts of so many batches are sorted by length, so that rows of a batch are alike
 DECIMALS = 6  # of the JSON values, as google-research/bert writes them
 
-# What the projector's folder holds. TensorBoard shows no more points than these.
-CHECKPOINT, METADATA, PROJECTOR = "embeddings.ckpt", "metadata.tsv", "projector_config.pbtxt"
-TENSOR = "sentence_embeddings"
-MOST_POINTS, MOST_CHARACTERS = 100_000, 300
+TENSOR = "sentence_embeddings"  # what the projector calls them
 
 
 def _mean(hidden, mask):
@@ -318,47 +315,15 @@ def _write_embeddings(cfg, extract, width, count, report):
         array.flush()
 
 
-def _check_projector_dir(folder):
-    """Raises an `InputError` if a folder holds anything but a projector: nothing else is written over."""
-    if not os.path.isdir(folder):
-        return
-    ours = ("checkpoint", CHECKPOINT, METADATA, PROJECTOR)
-    others = sorted(name for name in os.listdir(folder) if not name.startswith(ours))
-    checks.require(
-        not others, "projector_dir must be new, empty, or a projector's", f"a folder with {others[0:3]}", folder
-    )
-
-
-def write_projector(folder, embeddings, lines):
-    """Writes what TensorBoard's projector shows: a checkpoint of the points, their labels, and what says so.
-
-    Args:
-        folder: It is made if it is not there.
-        embeddings: float32 [lines, D]; the first MOST_POINTS are written.
-        lines: An iterable of the labels, bytes.
-    """
-    count = min(len(embeddings), MOST_POINTS)
+def _write_projector(folder, embeddings, input_file):
+    """Writes the projector of the lines' embeddings; returns how many points it has."""
     try:
-        os.makedirs(folder, exist_ok=True)
-        tf.raw_ops.SaveV2(
-            prefix=os.path.join(folder, CHECKPOINT),
-            tensor_names=[TENSOR],
-            shape_and_slices=[""],
-            tensors=[tf.constant(embeddings[:count])],
-        )
-        with open(os.path.join(folder, METADATA), "w", encoding="utf-8") as file:
-            for line in itertools.islice(lines, count):
-                # The projector leaves empty lines out, and takes a first one with a tab for a heading.
-                label = " ".join(line.decode("utf-8", "replace").split()) or "(empty line)"
-                file.write(label[:MOST_CHARACTERS] + "\n")
-        with open(os.path.join(folder, "checkpoint"), "w", encoding="utf-8") as file:
-            file.write(f'model_checkpoint_path: "{CHECKPOINT}"\n')
-        with open(os.path.join(folder, PROJECTOR), "w", encoding="utf-8") as file:
-            file.write(f'embeddings {{\n  tensor_name: "{TENSOR}"\n  metadata_path: "{METADATA}"\n}}\n')
+        with open(input_file, "rb") as lines:
+            labels = {"text": (line.strip() or b"(empty line)" for line in lines)}
+            return projector.write(folder, TENSOR, embeddings, labels)
     except (OSError, tf.errors.OpError) as e:
         reason = e.strerror if isinstance(e, OSError) else e.message
         raise checks.error("projector_dir must be a folder that can be written", reason, folder) from e
-    return count
 
 
 def run(cfg):
@@ -368,7 +333,7 @@ def run(cfg):
         InputError: the flags, the weights or the lines cannot be used, or the output cannot be written.
     """
     if cfg.projector_dir:
-        _check_projector_dir(cfg.projector_dir)
+        projector.check_folder(cfg.projector_dir)
     count = _count_lines(cfg.input_file)
     model, vocab, indices = load(cfg)
     extract = make_extractor(model, vocab, cfg.max_seq_length, cfg.pooling, cfg.normalize)
@@ -382,8 +347,7 @@ def run(cfg):
         _write_embeddings(cfg, extract, width, count, report)
     print(f"{cfg.output_file}: {count:,} embeddings of {width} numbers")
     if cfg.projector_dir:
-        with open(cfg.input_file, "rb") as lines:
-            points = write_projector(cfg.projector_dir, np.load(cfg.output_file, mmap_mode="r"), lines)
+        points = _write_projector(cfg.projector_dir, np.load(cfg.output_file, mmap_mode="r"), cfg.input_file)
         print(f"{cfg.projector_dir}: {points:,} points; tensorboard --logdir={cfg.projector_dir} shows them")
     return count
 
