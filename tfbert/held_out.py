@@ -33,11 +33,33 @@ def unigram_accuracy(batches):
         ids, weights = np.asarray(features["masked_lm_ids"]), np.asarray(features["masked_lm_weights"], np.float64)
         if "example_weights" in features:
             weights = weights * np.asarray(features["example_weights"])[:, None]
-        more = np.bincount(ids.ravel(), weights.ravel(), minlength=len(counts))
-        more[: len(counts)] += counts
-        counts = more
+        counts = _added(counts, np.bincount(ids.ravel(), weights.ravel()))
     total = counts.sum()
     return float(counts.max() / total) if total else 0.0
+
+
+def wordpiece_counts(features):
+    """How often each wordpiece stands in the text of a batch, as it was before it was masked.
+
+    Args:
+        features: {name: [B, ...]} of records; packed rows or not, "example_weights" [B] is optional.
+
+    Returns:
+        int64 [the largest id + 1]; padding is not counted.
+    """
+    ids = np.array(features["input_ids"])
+    rows, slots = np.nonzero(np.asarray(features["masked_lm_weights"]))
+    ids[rows, np.asarray(features["masked_lm_positions"])[rows, slots]] = features["masked_lm_ids"][rows, slots]
+    is_text = np.asarray(features["input_mask"]) > 0
+    if "example_weights" in features:
+        is_text = is_text & (np.asarray(features["example_weights"])[:, None] > 0)
+    return np.bincount(ids[is_text])
+
+
+def _added(a, b):
+    """The sum of two arrays, of which the shorter has zeros at its end."""
+    size = max(len(a), len(b))
+    return np.pad(a, (0, size - len(a))) + np.pad(b, (0, size - len(b)))
 
 
 class HeldOut:
@@ -49,6 +71,10 @@ class HeldOut:
         records: The `RecordSet`.
         batch_size: Sequences a batch, over all replicas.
         max_batches: Only that many; None for all.
+
+    Attributes:
+        instances: Records of an evaluation.
+        wordpiece_counts: int64 [up to V], how often each wordpiece stands in their text.
 
     Raises:
         InputError: the records cannot be read.
@@ -63,8 +89,15 @@ class HeldOut:
         self._evaluator = trainer.Evaluator(strategy, model, objective(records))
         self._dataset = distribution.distribute(strategy, make_dataset)
         self._plain_dataset = make_dataset()
+        self.wordpiece_counts = np.zeros(0, np.int64)
         with record_sets.clear_errors(records):
-            self._unigram_accuracy = unigram_accuracy(self._plain_dataset.as_numpy_iterator())
+            self._unigram_accuracy = unigram_accuracy(self._counted())
+
+    def _counted(self):
+        """The batches; on the way their wordpieces are counted, so that the records are read once for both."""
+        for features in self._plain_dataset.as_numpy_iterator():
+            self.wordpiece_counts = _added(self.wordpiece_counts, wordpiece_counts(features))
+            yield features
 
     def some(self, count):
         """Features of the first `count` records, or of all if there are fewer; at most a batch."""
