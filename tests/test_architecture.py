@@ -39,6 +39,8 @@ RANKS = (
         "tfbert.progress",
         "tfbert.summaries",
         "tfbert.guesses",
+        "tfbert.probes",
+        "tfbert.projector",
         "tfbert.fill_mask",
         "tfbert.held_out",
         "tfbert.convert",
