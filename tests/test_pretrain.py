@@ -74,6 +74,7 @@ class TestFinished:
         held_out_names = {"step", "split", "loss", *FOUR}
         for row in rows:
             more = {"learning_rate", "gradient_norm", "padding_share"}
+            more |= {f"gradient_norm/{part}" for part in ("embeddings", "layer_00", "layer_01", "pooler", "heads")}
             assert row.keys() == held_out_names | (more if row["split"] == "train" else {"masked_lm_unigram_accuracy"})
             assert row["loss"] == pytest.approx(row["masked_lm_loss"] + row["next_sentence_loss"], rel=1e-5)
         # 3e-3 falling to 0 at step 15; the rate of the update that made step 5 is that of 4 steps before it.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbert import checkpoints, checks, stop_request, train_loop
+from tfbert import checkpoints, checks, probes, stop_request, train_loop
 from tfbert import trainer as trainer_lib
 from tfbert.layers import dropout
 
@@ -233,6 +233,22 @@ class TestReports:
         assert report["padding_share"] == pytest.approx(1 - features["input_mask"].mean(), rel=1e-5)
         norms = [reference({n: x[i : i + 4] for n, x in features.items()})[2] for i in (0, 4, 8)]
         assert report["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-5)
+
+    @pytest.mark.parametrize("micro_batches", [1, 2])
+    def test_gradient_norms_of_parts(self, monkeypatch, micro_batches):
+        monkeypatch.setattr(probes, "part_of", lambda path: path.split("/")[0])
+        _, trainer, optimizer = make(clip_norm=CLIP, micro_batches=micro_batches)
+        optimizer.learning_rate = 0.0
+        features, before = batch(12), values(build())
+        trainer.run(feed(DEFAULT, features, 4 // micro_batches), 3, Stop())
+        report = trainer.take_report()
+        steps = [reference({n: x[i : i + 4] for n, x in features.items()}, 0.0)[0] for i in (0, 4, 8)]
+        for part in ("hidden", "a", "b"):
+            paths = [path for path in before if path.startswith(f"{part}/")]
+            changes = [np.concatenate([np.ravel(before[p] - after[p]) for p in paths]) for after in steps]
+            norms = [np.linalg.norm(change) / RATE for change in changes]
+            assert report[f"gradient_norm/{part}"] == pytest.approx(np.mean(norms), rel=1e-4), part
+        assert sum(name.startswith("gradient_norm") for name in report) == 4
 
     def test_a_report_begins_anew(self):
         _, trainer, optimizer = make()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfbert import batch_ramp, input_wait, training_clock
+from tfbert import batch_ramp, input_wait, probes, training_clock
 from tfbert.layers import compiled, dropout
 
 GRADIENT_NORM, PADDING_SHARE = "gradient_norm", "padding_share"
@@ -143,7 +143,8 @@ class Trainer:
         is_number = isinstance(micro_batches, int)
         self._ramp = batch_ramp.BatchRamp(micro_batches) if is_number else micro_batches
         self._clip_norm, self._seed, self._clock = clip_norm, seed, clock
-        rows = len(objective.loss_names + objective.metric_names) + 2
+        self._parts, self._part_of = probes.parts_of([v.path for v in model.trainable_variables])
+        rows = len(objective.loss_names + objective.metric_names) + 2 + len(self._parts)
         self._step = host_variable(0, tf.int64)
         self._sums = host_variable(np.zeros([rows, 2]), tf.float64)
         self._last = host_variable(np.zeros([2]), tf.float32)  # loss and gradient norm of the last step
@@ -192,7 +193,8 @@ class Trainer:
         """{name: mean} since the last report; begins the next."""
         sums = self._sums.numpy()
         self._sums.assign(tf.zeros_like(self._sums))
-        others = {name: float(s / w) if w else 0.0 for name, (s, w) in zip((GRADIENT_NORM, PADDING_SHARE), sums[-2:])}
+        names = (GRADIENT_NORM, PADDING_SHARE, *(f"{GRADIENT_NORM}/{part}" for part in self._parts))
+        others = {name: float(s / w) if w else 0.0 for name, (s, w) in zip(names, sums[-len(names) :])}
         time = {training_clock.SECONDS: self._clock.seconds} if self._clock else {}
         return {**self._objective.means(sums), **others, **time}
 
@@ -227,7 +229,9 @@ class Trainer:
         seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(context.replica_id_in_sync_group, tf.int64))
         gradients, sums = self._accumulate(batches, weights, seed)
         *gradients, sums = context.all_reduce("SUM", [*gradients, sums])
-        norm = tf.sqrt(tf.add_n([_sum_of_squares(g) for g in gradients]))
+        squares = [_sum_of_squares(g) for g in gradients]
+        norm = tf.sqrt(tf.add_n(squares))
+        norms = tf.sqrt(tf.math.unsorted_segment_sum(tf.stack(squares), self._part_of, len(self._parts)))  # [parts]
         loss = tf.add_n([tf.math.divide_no_nan(sums[i, 0], w) for i, w in enumerate(weights.values())])
         # Keras adds up what the replicas apply, and each applies the same.
         scale = 1.0 / self._strategy.num_replicas_in_sync
@@ -238,7 +242,8 @@ class Trainer:
         else:
             gradients = [tf.cast(g, tf.float32) * scale for g in gradients]
             self._optimizer.apply(gradients, self._model.trainable_variables)
-        return tf.concat([sums[:-1], [[norm, 1.0]], sums[-1:]], 0), tf.stack([loss, norm])
+        norms = tf.stack([norms, tf.ones_like(norms)], 1)  # [parts, 2]
+        return tf.concat([sums[:-1], [[norm, 1.0]], sums[-1:], norms], 0), tf.stack([loss, norm])
 
     def _accumulate(self, batches, weights, seed):
         """Sums of gradients and reports over a replica's micro-batches, one after another."""
@@ -247,7 +252,7 @@ class Trainer:
             alone = self._strategy.num_replicas_in_sync == 1
             return [_before_cast(g) if alone else g for g in gradients], sums
         stacked = {name: tf.stack([features[name] for features in batches]) for name in batches[0]}
-        rows = self._sums.shape[0] - 1
+        rows = len(self._objective.loss_names + self._objective.metric_names) + 1
 
         def add(i, gradients, sums):
             more, more_sums = self._gradients({n: x[i] for n, x in stacked.items()}, weights, seed, i)
