@@ -39,6 +39,7 @@ RANKS = (
         "tfbert.progress",
         "tfbert.summaries",
         "tfbert.guesses",
+        "tfbert.tags",
         "tfbert.probes",
         "tfbert.projector",
         "tfbert.fill_mask",

@@ -1,4 +1,5 @@
 import functools
+import html
 import re
 import subprocess
 import sys
@@ -7,11 +8,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard import plugin_util
 from tensorboard.backend.event_processing import plugin_event_accumulator as event_accumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tests import tiny
 from tests.reports import HELD_OUT, TRAIN, Time, vocabulary
-from tfbert import checks, guesses, heads, hooks, progress, summaries
+from tfbert import checks, guesses, heads, hooks, probes, progress, summaries, tags
 
 
 def read(folder):
@@ -35,7 +38,8 @@ class TestTensorBoard:
         train, held_out = (read(tmp_path / "tensorboard" / split) for split in ("train", "held_out"))
         speed = train.pop("training/sequences_per_second")
         assert speed[0][0] == 5 and speed[0][1] > 0
-        assert {t: [(s, float(v)) for s, v in rows] for t, rows in train.items()} == {
+        alone = {t: rows for t, rows in train.items() if t.startswith(("quality/", "training/"))}
+        assert {t: [(s, float(v)) for s, v in rows] for t, rows in alone.items()} == {
             f"{'training' if name in ('learning_rate', 'gradient_norm', 'padding_share') else 'quality'}/{name}": [
                 (5, float(np.float32(value)))
             ]
@@ -54,6 +58,83 @@ class TestTensorBoard:
         assert step == 5 and text.item().decode() == expected
         hook.close()
 
+    @pytest.mark.slow
+    def test_what_is_told_of_each_part(self, tmp_path):
+        model, features = tiny.randomize(heads.build_pretrainer(tiny.config())), tiny.features()
+        counts = np.arange(50)
+        hook = hooks.tensorboard(
+            progress.Watched(tmp_path, 9, 32, None, None, model, features, vocabulary(), wordpiece_counts=counts)
+        )
+        hook(5, {**TRAIN, "gradient_norm/layer_01": 0.25}, "train")
+        norms = probes.weight_norms(model.trainable_variables)
+        hook(5, HELD_OUT, "held_out")
+        tiny.randomize(model, seed=1)
+        hook(10, HELD_OUT, "held_out")
+        hook.close()
+        train, held_out = (read(tmp_path / "tensorboard" / split) for split in ("train", "held_out"))
+        assert train["training.gradient_norm/layer_01"] == [(5, 0.25)]
+        for part, norm in norms.items():
+            assert train[f"training.weight_norm/{part}"] == [(5, pytest.approx(norm))]
+        entropies = probes.AttentionProbe(model).entropies(features)
+        for layer, of_heads in enumerate(entropies):
+            rows = train[f"training.attention_entropy/layer_{layer:02}"]
+            assert [step for step, _ in rows] == [5, 10] and rows[1][1] == pytest.approx(of_heads.mean())
+            rows = train[f"training.attention_entropy_of_heads/layer_{layer:02}"][1][1]
+            np.testing.assert_array_equal(rows, summaries.histogram(of_heads, (0, 1)))
+        assert not any("entropy" in tag for tag in held_out)  # each scalar there is a column of the HParams panel
+        # The newest points alone, the most frequent wordpiece first.
+        reader = tf.train.load_checkpoint(str(tmp_path / "tensorboard" / "held_out"))
+        table = np.asarray(model.get_layer("embeddings").word_embeddings)
+        points = reader.get_tensor("word_embeddings_at_10")
+        np.testing.assert_array_equal(points[:50], table[np.arange(50)[::-1]])
+        lines = (tmp_path / "tensorboard" / "held_out" / "metadata.tsv").read_text().splitlines()
+        assert len(lines) == 1 + tiny.V and lines[1].split("\t")[0] == vocabulary().tokens[49]
+
+    def test_every_figure_is_explained(self):
+        speeds = progress.speeds(progress.Lap(2.0, 1.0, 0.5), TRAIN, 9)
+        for name in [*TRAIN, *HELD_OUT, *speeds, "gradient_norm/layer_00", "weight_norm/pooler", "training_seconds"]:
+            assert tags.description_of(name), name
+        assert tags.description_of("of_a_task_to_come") is None
+
+    def test_charts_show_each_figure_of_parts(self):
+        """By the patterns of the layout as TensorBoard matches them, from the beginning of the tag."""
+        charts = [chart for category in tags.layout().category for chart in category.chart]
+        patterns = [pattern for chart in charts for pattern in chart.multiline.tag]
+        for name in ("gradient_norm/layer_00", "weight_norm/heads", "attention_entropy/layer_11", "masked_lm_loss"):
+            assert sum(bool(re.match(pattern, tags.tag(name))) for pattern in patterns) == 1, name
+        for name in ("gradient_norm", "attention_entropy_of_heads/layer_00"):
+            assert not any(re.match(pattern, tags.tag(name)) for pattern in patterns), name
+
+    def test_events(self, tmp_path):
+        hook = hooks.tensorboard(progress.Watched(tmp_path, 9, 32))
+        hook(5, {"loss": 1.0}, "train")
+        hook.event(6, "rollback", "loss | 9.5 at <step> 6")
+        hook.rewind(4)
+        hook(5, {"loss": 2.0}, "train")
+        hook.event(7, "skipped_records", "one")
+        hook.event(7, "rollback", "again")
+        hook.close()
+        train = read(tmp_path / "tensorboard" / "train")
+        assert train["quality/loss"] == [(5, 2.0)]
+        assert train["events/rollback"][-1] == (7, 2.0) and train["events/skipped_records"] == [(7, 1.0)]
+        text = plugin_util.markdown_to_safe_html(train["events"][-1][1].item().decode())
+        cells = [html.unescape(cell) for cell in re.findall("<td>(.*?)</td>", text)]
+        assert cells == [
+            *("6", "rollback", "loss | 9.5 at <step> 6", "7", "skipped_records", "one", "7", "rollback", "again"),
+        ]
+
+    def test_hparams_are_what_may_matter(self, tmp_path):
+        hparams = {"learning_rate": 1e-4, "output_dir": "x", "log_steps": 7, "input_file": ["a", "b"], "model": ""}
+        hooks.tensorboard(progress.Watched(tmp_path / "run", 9, 32, hparams=hparams)).close()
+        events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard" / "held_out")).Reload()
+        content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+        start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+        assert {name: value.string_value or value.number_value for name, value in start.hparams.items()} == {
+            "learning_rate": 1e-4,
+            "input_file": "a,b",
+        }
+        assert start.group_name == f"run in {tmp_path}"
+
     def test_histogram(self):
         x = np.random.default_rng(0).normal(0, 1, (41, 7)).astype(np.float32)
         rows = summaries.histogram(x)
@@ -64,6 +145,8 @@ class TestTensorBoard:
         constant = summaries.histogram(np.full((5, 2), 3))
         assert (constant[:, :2] == 3).all() and constant[-1, 2] == 10 and constant[:-1, 2].sum() == 0
         assert summaries.histogram([1, 2, np.nan, np.inf])[:, 2].sum() == 2
+        bounded = summaries.histogram([0.5, 0.5], (0.0, 1.0))
+        assert (bounded[0, 0], bounded[-1, 1]) == (0, 1) and bounded[bounded[:, 0] <= 0.5][-1, 2] == 2
 
     @pytest.mark.slow
     def test_weights_of_a_mirrored_and_mixed_model(self, tmp_path, mirrored):

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import html
 import itertools
 import json
 import re
@@ -13,10 +14,11 @@ import time
 import urllib.parse
 import urllib.request
 
+import numpy as np
 import pytest
 
 from tests import tiny
-from tfbert import guesses, heads, hooks, progress
+from tfbert import guesses, heads, hooks, progress, summaries
 from tfbert.text import vocab as vocab_lib
 
 pytestmark = pytest.mark.slow  # whole programs, minutes in all
@@ -25,10 +27,12 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 DRIVER = shutil.which("chromedriver")
 # The figures of a made-up run: what is looked at is how they are shown.
 STEPS = range(10, 101, 10)
-KILLED_AT, CHECKPOINT, LAST = 70, 40, 100
+KILLED_AT, CHECKPOINT, FAULT, LAST = 70, 40, 80, 100
+SAID = "a loss of 97.3 at step 80; went back to ckpt-60"
 METRICS = ("masked_lm_accuracy", "masked_lm_loss", "next_sentence_accuracy", "next_sentence_loss", "loss")
 SCALARS = ("learning_rate", "gradient_norm", "padding_share")
 HPARAMS = {"learning_rate": 1e-4, "train_batch_size": 32, "input_file": ["a", "b"], "model": "", "max_eval_steps": None}
+PARTS = ("embeddings", "layer_00", "layer_01", "pooler", "heads")
 WORDS = ("the", "function", "returns", "value", "list", "of", "object", "##s", "file", "|")
 
 
@@ -42,16 +46,24 @@ def train(run_dir, resume_step, last):
     """Reports made-up figures to the hooks of a run, from a checkpoint to a step."""
     vocab = vocab_lib.Vocab((*vocab_lib.SPECIAL_TOKENS, *WORDS, *(f"word{i}" for i in range(tiny.V - len(WORDS) - 5))))
     model = tiny.randomize(heads.build_pretrainer(tiny.config()))
-    made = hooks.of_run(progress.Watched(run_dir, LAST, 32, resume_step, HPARAMS, model, tiny.features(), vocab))
+    counts = np.arange(tiny.V) ** 2
+    watched = progress.Watched(
+        run_dir, LAST, 32, resume_step, HPARAMS, model, tiny.features(), vocab, wordpiece_counts=counts
+    )
+    made = hooks.of_run(watched)
     for step in STEPS:
         if (resume_step or 0) < step <= last:
             others = {"learning_rate": 1e-4 * step, "gradient_norm": 1.0, "padding_share": 0.1}
+            others |= {f"gradient_norm/{part}": step / LAST + place for place, part in enumerate(PARTS)}
             for hook in made:
                 hook(step, {**figures(step, 0.0), **others}, "train")
             if step % 20 == 0:
                 tiny.randomize(model, seed=step)
                 for hook in made:
                     hook(step, figures(step, 0.2), "held_out")
+            if step == FAULT:
+                (panel,) = (hook for hook in made if isinstance(hook, summaries.TensorBoard))
+                panel.event(step, "rollback", SAID)
     for hook in made:
         hook.close()
     return guesses.masked_guesses(model, tiny.features(), vocab)
@@ -125,7 +137,11 @@ class TestServed:
         speed = {"training/sequences_per_second"}
         assert set(tags) == {"train", "held_out"}
         assert set(tags["held_out"]) == quality  # the same tags: each chart shows both curves
-        assert set(tags["train"]) == quality | {f"training/{name}" for name in SCALARS} | speed
+        of_parts = {f"training.{name}_norm/{part}" for name in ("gradient", "weight") for part in PARTS}
+        of_parts |= {f"training.attention_entropy/layer_{i:02}" for i in range(tiny.LAYERS)}
+        training = {f"training/{name}" for name in SCALARS} | speed | of_parts
+        assert set(tags["train"]) == quality | training | {"events/rollback"}
+        assert "gradient before it is clipped" in tags["train"]["training.gradient_norm/pooler"]["description"]
 
     def test_a_killed_run_has_one_curve(self, tensorboard):
         for split, shift in (("train", 0.0), ("held_out", 0.2)):
@@ -137,7 +153,7 @@ class TestServed:
                 assert [row[2] for row in rows] == pytest.approx([figures(s, shift)[name] for s in steps])
 
     def test_guesses(self, tensorboard, run):
-        assert self.get(tensorboard, "text/tags")["held_out"] == ["held_out_guesses"]
+        assert self.get(tensorboard, "text/tags") == {"held_out": ["held_out_guesses"], "train": ["events"]}
         rows = self.get(tensorboard, "text/text", run="held_out", tag="held_out_guesses")
         assert [row["step"] for row in rows] == [20, 40, 60, 80, 100]
         page = rows[-1]["text"]
@@ -160,6 +176,29 @@ class TestServed:
         assert [row[1] for row in rows] == [20, 40, 60, 80, 100]
         assert sum(count for _, _, count in rows[0][2]) == tiny.V * tiny.D
 
+    def test_events(self, tensorboard):
+        ((row),) = self.get(tensorboard, "text/text", run="train", tag="events")
+        assert row["step"] == FAULT and "rollback" in row["text"] and SAID in html.unescape(row["text"])
+
+    def test_one_chart_has_all_parts(self, tensorboard):
+        layout = self.get(tensorboard, "custom_scalars/layout")
+        charts = {chart["title"]: chart for category in layout["category"] for chart in category["chart"]}
+        (pattern,) = charts["gradient norm of each part"]["multiline"]["tag"]
+        lines = self.get(tensorboard, "custom_scalars/scalars", run="train", tag=pattern)["tag_to_events"]
+        assert set(lines) == {f"training.gradient_norm/{part}" for part in PARTS}
+        assert [row[1] for row in lines["training.gradient_norm/layer_01"]] == list(STEPS)
+
+    def test_projector(self, tensorboard):
+        query = {"run": "held_out", "name": f"word_embeddings_at_{LAST}"}
+        assert self.get(tensorboard, "projector/runs") == ["held_out"]
+        (table,) = self.get(tensorboard, "projector/info", **query)["embeddings"]
+        assert (table["tensorName"], table["tensorShape"]) == (query["name"], [tiny.V, tiny.D])
+        address = f"{tensorboard}/data/plugin/projector/metadata?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+        assert lines[0].split("\t")[:2] == ["wordpiece", "log10 of frequency"] and len(lines) == 1 + tiny.V
+        assert lines[1].split("\t")[:3] == [f"word{tiny.V - len(WORDS) - 6}", "3.965", str((tiny.V - 1) ** 2)]
+
     def test_hparams(self, tensorboard, run):
         expected = {"learning_rate": 1e-4, "train_batch_size": 32, "input_file": "a,b"}  # what is set
         experiment = ask(tensorboard + "/data/plugin/hparams/experiment", {"experimentName": ""})
@@ -169,7 +208,7 @@ class TestServed:
         query = {"experimentName": "", "allowedStatuses": statuses, "colParams": columns, "startIndex": 0}
         groups = ask(tensorboard + "/data/plugin/hparams/session_groups", {**query, "sliceSize": 10})
         (group,) = groups["sessionGroups"]
-        assert group["name"] == str(run[0])
+        assert group["name"] == f"{run[0].name} in {run[0].parent}"
         assert group["hparams"] == expected
         values = {v["name"]["tag"]: v["value"] for v in group["metricValues"]}
         assert values == pytest.approx({f"quality/{name}": figures(LAST, 0.2)[name] for name in METRICS})
@@ -235,7 +274,17 @@ def test_a_person_sees_it(tensorboard, run, tmp_path):
                 "timeseries": ["quality/masked_lm_accuracy", "quality/next_sentence_loss", "held_out", "train"],
                 "scalars": ["quality/masked_lm_accuracy", "quality/loss", "training"],
                 "histograms": ["weights.layer_00", "weights.layer_01", "weights.embeddings"],
-                "text": ["held_out_guesses", "the model saw", first.masked[0].truth, "⟦1⟧", "guess 5"],
+                "custom_scalars": ["gradient norm of each part", "attention entropy of each layer", "Matches"],
+                "text": [
+                    "events",
+                    "rollback",
+                    SAID,
+                    "held_out_guesses",
+                    "the model saw",
+                    first.masked[0].truth,
+                    "⟦1⟧",
+                    "guess 5",
+                ],
                 "hparams": ["learning_rate", "train_batch_size", "quality/masked_lm_accuracy"],
             }
             for panel, words in expected.items():

@@ -89,7 +89,7 @@ def _guessed(record, ids, likely, not_next, vocab):
     return Guessed(tuple(texts), tuple(masked), is_next, float(not_next))
 
 
-def _escaped(text):
+def escaped(text):
     """Text that Markdown and HTML leave alone, also in a cell of a table."""
     return re.sub(r"[\\`*_{}\[\]()#+\-.!|<>&~]", lambda m: f"&#{ord(m[0])};", text)
 
@@ -99,10 +99,10 @@ def _row(number, masked):
     if masked.saw == masked.truth:
         saw = "the word itself"
     else:
-        saw = _escaped(masked.saw)
-    cells = [f"{number}", f"**{_escaped(masked.truth)}**", saw]
+        saw = escaped(masked.saw)
+    cells = [f"{number}", f"**{escaped(masked.truth)}**", saw]
     for piece, probability in masked.guesses:
-        shown = f"{_escaped(piece)} {100 * probability:.0f}&nbsp;%"
+        shown = f"{escaped(piece)} {100 * probability:.0f}&nbsp;%"
         cells.append(f"**✓ {shown}**" if piece == masked.truth else shown)
     return f"| {' | '.join(cells)} |"
 
@@ -119,7 +119,7 @@ def as_markdown(guessed):
             f"### Sentences {number}: {first} of {len(places)} words right at the first guess, "
             f"{among} among the first {answers}"
         )
-        page += [re.sub("⟦([0-9]+)⟧", r"**⟦\1⟧**", f"> {_escaped(text)}") + "\n" for text in record.segments]
+        page += [re.sub("⟦([0-9]+)⟧", r"**⟦\1⟧**", f"> {escaped(text)}") + "\n" for text in record.segments]
         if len(record.segments) == 2 and record.is_next is not None:
             truth = "follows" if record.is_next else "does not follow"
             given = 1 - record.not_next_probability if record.is_next else record.not_next_probability

@@ -32,8 +32,10 @@ class Watched:
         hparams: {name: value} of the configuration, for the HParams panel; what is not set is left out.
         model: If given, each held-out report also brings histograms of its weights.
         guess_features: If given, features of a handful of held-out records: each held-out report also
-            brings what the model guesses on them.
-        vocab: The run's `Vocab`; goes with `guess_features`.
+            brings what the model guesses on them, and how its attention is spread there.
+        vocab: The run's `Vocab`; goes with `guess_features` and `wordpiece_counts`.
+        wordpiece_counts: If given, int [up to V], how frequent each wordpiece is: each held-out report also brings
+            the word embeddings for the projector.
         max_seq_length: Tokens in a row. If given, the speed is also reported in tokens that are no padding.
         train_seconds: Training time that the run will have at its end, if the time decides.
         waited: As of `Clock`.
@@ -47,6 +49,7 @@ class Watched:
     model: typing.Any = None
     guess_features: dict | None = None
     vocab: typing.Any = None
+    wordpiece_counts: typing.Any = None
     max_seq_length: int | None = None
     train_seconds: float | None = None
     waited: Callable | None = None

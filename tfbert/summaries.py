@@ -7,44 +7,33 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api as hparams_api
 
-from tfbert import checks, guesses, progress
+from tfbert import checks, guesses, probes, progress, projector, tags
 
 GO_ON = "Make space, then start again by the same command: the run goes on from its last checkpoint"
-FOLDER, GUESSES = "tensorboard", "held_out_guesses"
+FOLDER, GUESSES, EVENTS = "tensorboard", "held_out_guesses", "events"
 HISTOGRAM_BUCKETS = 30
+# Flags that say where a run lies and when it tells of itself: no columns of the HParams panel, which shows first
+# what differs between runs.
+NO_HPARAMS = (
+    *("output_dir", "log_steps", "eval_steps", "eval_batch_size", "profile_steps"),
+    *("save_checkpoints_steps", "keep_checkpoint_max", "iterations_per_loop"),
+)
 
 
-def tag(name):
-    """A metric's tag: its known name in one of the sections `quality` and `training`."""
-    return f"{'quality' if name.endswith(('loss', 'accuracy')) else 'training'}/{name}"
-
-
-def weight_tag(path):
-    """A weight's tag: one section for each layer, after those of the metrics.
-
-    >>> weight_tag("bert/encoder/layer_3/attention/self/query/kernel")
-    'weights.layer_03/attention/self/query/kernel'
-    >>> weight_tag("cls/predictions/output_bias")
-    'weights.cls.predictions/output_bias'
-    """
-    path = re.sub(r"^bert/(encoder/)?", "", path).replace("cls/", "cls.")
-    # Cards have room for about fifty letters, and sections are sorted as text.
-    return "weights." + re.sub(r"^layer_(\d+)", lambda m: f"layer_{int(m[1]):02}", path)
-
-
-def histogram(values):
-    """Rows of (left edge, right edge, count), float64 [30, 3].
+def histogram(values, bounds=None):
+    """Rows of (left edge, right edge, count), float64 [30, 3], between two bounds or the least and the largest value.
 
     `tf.summary.histogram` one-hot encodes every value in float64: 240 bytes a weight, 5.6 GB for the
     word embeddings of BERT-base.
     Values that are all one value v have edges v and v, as TensorFlow writes them.
     """
     values = np.asarray(values, np.float32)
-    counts, edges = np.histogram(values[np.isfinite(values)], HISTOGRAM_BUCKETS)
-    if np.ptp(values) == 0:  # fresh biases; an interval of NumPy's choice would stretch the chart
+    counts, edges = np.histogram(values[np.isfinite(values)], HISTOGRAM_BUCKETS, bounds)
+    if bounds is None and np.ptp(values) == 0:  # fresh biases; an interval of NumPy's choice would stretch the chart
         counts[:], edges[:] = 0, values.flat[0]
         counts[-1] = values.size
     return np.stack([edges[:-1], edges[1:], counts], axis=1).astype(np.float64)
@@ -68,11 +57,16 @@ def _write_start(folder, resume_step):
         file.write(tf.compat.v1.Event(wall_time=now, step=resume_step + 1, session_log=start).SerializeToString())
 
 
-def _hparam(value):
-    """A field of a configuration as the HParams panel takes it."""
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
+def _hparams(given):
+    """The fields of a configuration that are set and may matter to the result, as the HParams panel takes them."""
+    values = {}
+    for name, value in given.items():
+        if value in (None, "", [], ()) or name in NO_HPARAMS:
+            continue
+        if isinstance(value, (list, tuple)):
+            value = ",".join(map(str, value))
+        values[name] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return values
 
 
 @contextlib.contextmanager
@@ -91,6 +85,16 @@ def writing(folder):
         ) from e
 
 
+def _histogram(tag, values, bounds=None, description=None):
+    plugin = histogram_metadata.create_summary_metadata(display_name=None, description=description)
+    tf.summary.write(tag, histogram(values, bounds), metadata=plugin)
+
+
+def _scalars(values):
+    for name, value in values.items():
+        tf.summary.scalar(tags.tag(name), value, description=tags.description_of(name))
+
+
 class TensorBoard:
     """A hook that writes `run_dir/tensorboard/train` and `run_dir/tensorboard/held_out`.
 
@@ -100,19 +104,32 @@ class TensorBoard:
 
     def __init__(self, watched):
         resume_step = watched.resume_step
-        self._max_seq_length = watched.max_seq_length
+        self._watched, self._model = watched, watched.model
         self._clock = progress.Clock(watched.rows, resume_step or 0, waited=watched.waited)
-        self._model, self._guess_features, self._vocab = watched.model, watched.guess_features, watched.vocab
+        self._probe = probes.AttentionProbe(watched.model) if watched.guess_features else None
+        self._events = []
         self._folder = os.path.join(watched.run_dir, FOLDER)
         self._writers = {}
         with writing(self._folder):
-            for split in ("train", "held_out"):
-                folder = os.path.join(self._folder, split)
-                tf.io.gfile.makedirs(folder)
-                _write_start(folder, -1 if resume_step is None else resume_step)
-                self._writers[split] = tf.summary.create_file_writer(folder)
+            self._open(-1 if resume_step is None else resume_step)
+            self._write_layout()
             if watched.hparams:
                 self._write_hparams(watched.run_dir, watched.hparams)
+
+    def _open(self, last_step):
+        """Begins files, to which nothing after `last_step` in files before counts."""
+        for split in ("train", "held_out"):
+            folder = os.path.join(self._folder, split)
+            tf.io.gfile.makedirs(folder)
+            _write_start(folder, last_step)
+            self._writers[split] = tf.summary.create_file_writer(folder)
+
+    def _write_layout(self):
+        plugin = custom_scalar_metadata.create_summary_metadata()
+        with self._writers["train"].as_default(0):
+            layout = tags.layout().SerializeToString()
+            tf.summary.write(custom_scalar_metadata.CONFIG_SUMMARY_TAG, layout, metadata=plugin)
+        self._writers["train"].flush()
 
     def _write_hparams(self, run_dir, hparams):
         """Writes the configuration beside the held-out metrics.
@@ -120,33 +137,88 @@ class TensorBoard:
         TensorBoard finds out by itself which metrics there are. Told the columns by `hparams_config`, it
         would no longer show first what differs between runs.
         """
-        given = {name: _hparam(value) for name, value in hparams.items() if value not in (None, "", [], ())}
+        # Runs of one name are taken for one; of a name, the panel shows the first dozen letters.
+        folder, name = os.path.split(os.path.abspath(run_dir))
         with self._writers["held_out"].as_default():
-            hparams_api.hparams(given, trial_id=os.fspath(run_dir))
+            hparams_api.hparams(_hparams(hparams), trial_id=f"{name} in {folder}")
         self._writers["held_out"].flush()
 
     def __call__(self, step, metrics, split):
         """Writes a report."""
         lap = self._clock.lap(step, split)
-        values = {**metrics, **progress.speeds(lap, metrics, self._max_seq_length)} if lap else metrics
-        with writing(self._folder), self._writers[split].as_default(step):
-            for name, value in values.items():
-                tf.summary.scalar(tag(name), value)
+        values = {**metrics, **progress.speeds(lap, metrics, self._watched.max_seq_length)} if lap else metrics
+        with writing(self._folder):
+            with self._writers[split].as_default(step):
+                _scalars(values)
+                if split == "train":
+                    self._write_weight_norms()
+                else:
+                    self._write_weights()
+                    self._write_guesses()
             if split == "held_out":
-                self._write_weights()
-                self._write_guesses()
-            self._writers[split].flush()
+                self._write_attention(step)
+                self._write_word_embeddings(step)
+            for writer in self._writers.values():
+                writer.flush()
         self._clock.skip()
 
+    def event(self, step, name, text):
+        """Writes down what befell the run.
+
+        Args:
+            step: The optimizer step at which it did.
+            name: What kind of event, such as "rollback".
+            text: What happened and what was done, for people.
+        """
+        self._events.append((step, name, text))
+        # TensorBoard keeps ten texts of a tag, so that the last is to hold all of this start of the run.
+        rows = [f"| {at:,} | {kind} | {guesses.escaped(said)} |" for at, kind, said in self._events]
+        page = "\n".join(["| step | event | what happened |", "|---|---|---|", *rows])
+        with writing(self._folder), self._writers["train"].as_default(step):
+            tf.summary.text(EVENTS, page)
+            count = sum(kind == name for _, kind, _ in self._events)
+            tf.summary.scalar(f"{EVENTS}/{name}", count, description="How many since this start of the run.")
+            self._writers["train"].flush()
+
+    def rewind(self, step):
+        """Goes back to a step: what was written of later ones does not count."""
+        self.close()
+        time.sleep(1 - time.time() % 1)  # files are read in the order of their names, which hold seconds
+        with writing(self._folder):
+            self._open(step)
+
+    def _write_weight_norms(self):
+        if self._model is not None:
+            norms = probes.weight_norms(self._model.trainable_variables)
+            _scalars({f"{tags.WEIGHT_NORM}/{part}": norm for part, norm in norms.items()})
+
     def _write_weights(self):
-        plugin = histogram_metadata.create_summary_metadata(display_name=None, description=None)
         for v in self._model.trainable_variables if self._model else ():
-            tf.summary.write(weight_tag(v.path), histogram(v), metadata=plugin)
+            _histogram(tags.weight_tag(v.path), v)
 
     def _write_guesses(self):
-        if self._guess_features is not None:
-            guessed = guesses.masked_guesses(self._model, self._guess_features, self._vocab)
+        if self._probe is not None:
+            guessed = guesses.masked_guesses(self._model, self._watched.guess_features, self._watched.vocab)
             tf.summary.text(GUESSES, guesses.as_markdown(guessed))
+
+    def _write_attention(self, step):
+        """Writes beside the figures of training, for the HParams panel makes a column of each held-out scalar."""
+        if self._probe is None:
+            return
+        entropies = self._probe.entropies(self._watched.guess_features)  # [layers, N]
+        with self._writers["train"].as_default(step):
+            for layer, of_heads in enumerate(entropies):
+                _scalars({f"{tags.ATTENTION_ENTROPY}/layer_{layer:02}": of_heads.mean()})
+                name = f"{tags.HEADS_ENTROPY}/layer_{layer:02}"
+                _histogram(tags.tag(name), of_heads, (0.0, 1.0), tags.description_of(name))
+
+    def _write_word_embeddings(self, step):
+        """Points for the projector: the newest alone, for they are as large as the table."""
+        if self._watched.wordpiece_counts is None:
+            return
+        ids, columns = projector.wordpieces(self._watched.vocab.tokens, self._watched.wordpiece_counts)
+        table = np.asarray(self._model.get_layer("embeddings").word_embeddings)  # [V, E]
+        projector.write(os.path.join(self._folder, "held_out"), f"word_embeddings_at_{step}", table[ids], columns)
 
     def close(self):
         """Writes what is left and closes the files."""

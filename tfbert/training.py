@@ -191,8 +191,8 @@ class Job:
         objective: The `trainer.Objective`.
         train_dataset: (rows of a part, first part, num_pipelines, pipeline_index, replicas_per_pipeline) -> the
             endless dataset of per-replica parts; an optimizer step takes one part or several.
-        held_out: (strategy, model) -> what has `evaluate(stop)` and `some(count)`, such as `held_out.HeldOut`; or
-            None if there is nothing to evaluate on.
+        held_out: (strategy, model) -> what has `evaluate(stop)`, `some(count)` and `wordpiece_counts`, such as
+            `held_out.HeldOut`; or None if there is nothing to evaluate on.
         reading: () -> a context in which errors of reading are told by file and record.
         about: What is trained on, as text for people.
         hparams: {name: value} of the configuration, for TensorBoard.
@@ -311,6 +311,7 @@ def _train(flags, run, strategy, job):
             model=model,
             guess_features=evaluation and evaluation.some(GUESSES),
             vocab=run.vocab,
+            wordpiece_counts=evaluation and evaluation.wordpiece_counts,
             max_seq_length=job.max_seq_length,
             train_seconds=clock and clock.budget,
             waited=lambda: trainer.input_wait_seconds,
