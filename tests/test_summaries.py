@@ -1,5 +1,6 @@
 import functools
 import html
+import json
 import re
 import subprocess
 import sys
@@ -106,22 +107,30 @@ class TestTensorBoard:
             assert not any(re.match(pattern, tags.tag(name)) for pattern in patterns), name
 
     def test_events(self, tmp_path):
-        hook = hooks.tensorboard(progress.Watched(tmp_path, 9, 32))
-        hook(5, {"loss": 1.0}, "train")
+        before = {"time": "2026-11-21T20:15:00+00:00", "step": 2, "event": "rollback", "text": "earlier"}
+        (tmp_path / "events.jsonl").write_text(json.dumps(before) + "\n" + '{"time": "2026-')
+        hook = hooks.tensorboard(progress.Watched(tmp_path, 9, 32, 3))
         hook.event(6, "rollback", "loss | 9.5 at <step> 6")
-        hook.rewind(4)
-        hook(5, {"loss": 2.0}, "train")
-        hook.event(7, "skipped_records", "one")
-        hook.event(7, "rollback", "again")
+        hook.event(1007, "restart", "again")
         hook.close()
         train = read(tmp_path / "tensorboard" / "train")
-        assert train["quality/loss"] == [(5, 2.0)]
-        assert train["events/rollback"][-1] == (7, 2.0) and train["events/skipped_records"] == [(7, 1.0)]
+        assert train["events/rollback"] == [(6, 2.0)] and train["events/restart"] == [(1007, 1.0)]
         text = plugin_util.markdown_to_safe_html(train["events"][-1][1].item().decode())
         cells = [html.unescape(cell) for cell in re.findall("<td>(.*?)</td>", text)]
-        assert cells == [
-            *("6", "rollback", "loss | 9.5 at <step> 6", "7", "skipped_records", "one", "7", "rollback", "again"),
+        assert [cells[i : i + 3] for i in (0, 4, 8)] == [
+            ["2", "rollback", "earlier"],
+            ["6", "rollback", "loss | 9.5 at <step> 6"],
+            ["1,007", "restart", "again"],
         ]
+        assert cells[3] == before["time"] and all(re.fullmatch(r"[-0-9]+T[0-9:]+\+00:00", cells[i]) for i in (3, 7, 11))
+
+    def test_two_starts_in_one_second(self, tmp_path):
+        """As after a rollback: TensorBoard reads files in the order of their names."""
+        for loss, resume_step in ((1.0, None), (2.0, 4)):
+            hook = hooks.tensorboard(progress.Watched(tmp_path, 9, 32, resume_step))
+            hook(5, {"loss": loss}, "train")
+            hook.close()
+        assert read(tmp_path / "tensorboard" / "train")["quality/loss"] == [(5, 2.0)]
 
     def test_hparams_are_what_may_matter(self, tmp_path):
         hparams = {"learning_rate": 1e-4, "output_dir": "x", "log_steps": 7, "input_file": ["a", "b"], "model": ""}
@@ -153,9 +162,16 @@ class TestTensorBoard:
         keras.config.set_dtype_policy("mixed_bfloat16")
         with mirrored.scope():
             model = heads.build_pretrainer(tiny.config())
-        hook = hooks.tensorboard(progress.Watched(tmp_path, 9, 32, None, None, model, tiny.features(), vocabulary()))
+        counts = np.arange(tiny.V)
+        hook = hooks.tensorboard(
+            progress.Watched(tmp_path, 9, 32, None, None, model, tiny.features(), vocabulary(), wordpiece_counts=counts)
+        )
+        hook(5, TRAIN, "train")
         hook(5, HELD_OUT, "held_out")
         assert len(read(tmp_path / "tensorboard" / "held_out")["held_out_guesses"]) == 1
+        train = read(tmp_path / "tensorboard" / "train")
+        assert train["training.weight_norm/pooler"][0][1] > 0 and "training.attention_entropy/layer_01" in train
+        assert (tmp_path / "tensorboard" / "held_out" / "projector_config.pbtxt").exists()
         hook.close()
 
     @pytest.mark.parametrize("checkpoint", [None, 2])

@@ -48,7 +48,7 @@ def weight_norms(variables):
     names, places = parts_of([v.path for v in variables])
     squares = np.zeros(len(names))
     for variable, place in zip(variables, places):
-        squares[place] += float(tf.reduce_sum(tf.square(tf.cast(variable.value, tf.float32))))
+        squares[place] += 2.0 * float(tf.nn.l2_loss(variable.value))
     return dict(zip(names, np.sqrt(squares).tolist()))
 
 
@@ -81,7 +81,8 @@ class AttentionProbe:
         Returns:
             float32 [layers, N]: means over the queries of all rows that are no padding and have a choice.
         """
-        *hidden, bias = self._inputs({x.name: tf.convert_to_tensor(features[x.name]) for x in self._inputs.inputs})
+        inputs = {x.name: tf.convert_to_tensor(features[x.name]) for x in self._inputs.inputs}
+        *hidden, bias = self._inputs(inputs, training=False)
         visible = tf.reduce_sum(tf.cast(bias > attention_masks.BLOCKED_SCORE / 2, tf.float32), -1)  # [B, 1, 1 or F]
         most = tf.math.log(visible)
         is_text = tf.cast(tf.convert_to_tensor(features["input_mask"])[:, tf.newaxis] > 0, tf.float32)  # [B, 1, F]

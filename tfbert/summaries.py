@@ -1,6 +1,8 @@
 """TensorBoard summaries of a run."""
 
 import contextlib
+import datetime
+import json
 import os
 import re
 import time
@@ -14,7 +16,7 @@ from tensorboard.plugins.hparams import api as hparams_api
 from tfbert import checks, guesses, probes, progress, projector, tags
 
 GO_ON = "Make space, then start again by the same command: the run goes on from its last checkpoint"
-FOLDER, GUESSES, EVENTS = "tensorboard", "held_out_guesses", "events"
+FOLDER, GUESSES, EVENTS, EVENTS_FILE = "tensorboard", "held_out_guesses", "events", "events.jsonl"
 HISTOGRAM_BUCKETS = 30
 # Flags that say where a run lies and when it tells of itself: no columns of the HParams panel, which shows first
 # what differs between runs.
@@ -46,11 +48,15 @@ def _write_start(folder, resume_step):
     TensorBoard's fast loader drops them by itself when steps go back, but `--load_fast=false` only at the
     second and later starts of which it is told; so each start of the run is written.
     """
+    # TensorBoard reads the files of a folder in the order of their names, which hold seconds: not two starts in one.
+    prefix = "events.out.tfevents."
+    if any(name.startswith(f"{prefix}{int(time.time()):010}.") for name in os.listdir(folder)):
+        time.sleep(1 - time.time() % 1)
     now = time.time()
     version = tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2")
     start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-    # TensorBoard reads the files of a folder in the order of their names, and "-" precedes host names.
-    path = os.path.join(folder, f"events.out.tfevents.{int(now):010}.-start.{os.getpid()}")
+    # "-" precedes host names.
+    path = os.path.join(folder, f"{prefix}{int(now):010}.-start.{os.getpid()}")
     with tf.io.TFRecordWriter(path) as file:
         file.write(version.SerializeToString())
         # The event is of the first step that is not kept.
@@ -85,6 +91,15 @@ def writing(folder):
         ) from e
 
 
+def _events_before(run_dir):
+    """The events of a run so far, {"step", "event", "text", "time"} each; a line that a kill has torn is no event."""
+    path = os.path.join(run_dir, EVENTS_FILE)
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as f:
+        return [json.loads(line) for line in f if line.endswith("\n")]
+
+
 def _histogram(tag, values, bounds=None, description=None):
     plugin = histogram_metadata.create_summary_metadata(display_name=None, description=description)
     tf.summary.write(tag, histogram(values, bounds), metadata=plugin)
@@ -107,7 +122,7 @@ class TensorBoard:
         self._watched, self._model = watched, watched.model
         self._clock = progress.Clock(watched.rows, resume_step or 0, waited=watched.waited)
         self._probe = probes.AttentionProbe(watched.model) if watched.guess_features else None
-        self._events = []
+        self._events = _events_before(watched.run_dir)
         self._folder = os.path.join(watched.run_dir, FOLDER)
         self._writers = {}
         with writing(self._folder):
@@ -170,22 +185,19 @@ class TensorBoard:
             name: What kind of event, such as "rollback".
             text: What happened and what was done, for people.
         """
-        self._events.append((step, name, text))
-        # TensorBoard keeps ten texts of a tag, so that the last is to hold all of this start of the run.
-        rows = [f"| {at:,} | {kind} | {guesses.escaped(said)} |" for at, kind, said in self._events]
-        page = "\n".join(["| step | event | what happened |", "|---|---|---|", *rows])
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self._events.append({"step": step, "event": name, "text": text, "time": now})
+        # TensorBoard keeps few texts of a tag, but always the last: it is to hold the whole story.
+        titles = ("step", "event", "what happened", "when")
+        rows = [
+            [f"{e['step']:,}", *(guesses.escaped(e[key]) for key in ("event", "text", "time"))] for e in self._events
+        ]
+        page = "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))
         with writing(self._folder), self._writers["train"].as_default(step):
             tf.summary.text(EVENTS, page)
-            count = sum(kind == name for _, kind, _ in self._events)
-            tf.summary.scalar(f"{EVENTS}/{name}", count, description="How many since this start of the run.")
+            count = sum(e["event"] == name for e in self._events)
+            tf.summary.scalar(f"{EVENTS}/{name}", count, description="How many since the run began.")
             self._writers["train"].flush()
-
-    def rewind(self, step):
-        """Goes back to a step: what was written of later ones does not count."""
-        self.close()
-        time.sleep(1 - time.time() % 1)  # files are read in the order of their names, which hold seconds
-        with writing(self._folder):
-            self._open(step)
 
     def _write_weight_norms(self):
         if self._model is not None:

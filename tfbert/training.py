@@ -191,8 +191,8 @@ class Job:
         objective: The `trainer.Objective`.
         train_dataset: (rows of a part, first part, num_pipelines, pipeline_index, replicas_per_pipeline) -> the
             endless dataset of per-replica parts; an optimizer step takes one part or several.
-        held_out: (strategy, model) -> what has `evaluate(stop)`, `some(count)` and `wordpiece_counts`, such as
-            `held_out.HeldOut`; or None if there is nothing to evaluate on.
+        held_out: (strategy, model) -> what has `evaluate(stop)`, `some(count)` and, unless that gives None,
+            `wordpiece_counts`, such as `held_out.HeldOut`; or None if there is nothing to evaluate on.
         reading: () -> a context in which errors of reading are told by file and record.
         about: What is trained on, as text for people.
         hparams: {name: value} of the configuration, for TensorBoard.
@@ -300,6 +300,7 @@ def _train(flags, run, strategy, job):
         profiling.parse_steps(flags.profile_steps, flags.last_step),
         os.path.join(run.dir, summaries.FOLDER),
     )
+    guess_features = evaluation and evaluation.some(GUESSES)
     evaluate_first = resume_step is None or not run_folder.was_evaluated(run.dir, resume_step)
     logs = hooks.of_run(
         progress.Watched(
@@ -309,9 +310,9 @@ def _train(flags, run, strategy, job):
             resume_step,
             hparams=job.hparams,
             model=model,
-            guess_features=evaluation and evaluation.some(GUESSES),
+            guess_features=guess_features,
             vocab=run.vocab,
-            wordpiece_counts=evaluation and evaluation.wordpiece_counts,
+            wordpiece_counts=guess_features and evaluation.wordpiece_counts,
             max_seq_length=job.max_seq_length,
             train_seconds=clock and clock.budget,
             waited=lambda: trainer.input_wait_seconds,
