@@ -26,28 +26,29 @@ def test_embeddings_equal_reference():
         reference.embed(ids, segments, tiny.weights(layer), "embeddings")
         for ids, segments in zip(FEATURES["input_ids"], FEATURES["segment_ids"])
     ]
-    found = layer(FEATURES["input_ids"], FEATURES["segment_ids"])
+    found, table = layer(FEATURES["input_ids"], FEATURES["segment_ids"])
+    np.testing.assert_array_equal(table, layer.word_embeddings)
     assert found.shape == (B, L, D)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_dropout_comes_last():
     layer = made(dropout_rate=1.0)
-    found = layer(FEATURES["input_ids"], FEATURES["segment_ids"], training=True)
+    found, _ = layer(FEATURES["input_ids"], FEATURES["segment_ids"], training=True)
     np.testing.assert_array_equal(found, np.zeros((B, L, D)))
 
 
 def test_longest_sequence_and_one_more():
     layer = made()
     longest = np.ones((1, MAX_L), np.int32)
-    assert layer(longest, longest * 0).shape == (1, MAX_L, D)
+    assert layer(longest, longest * 0)[0].shape == (1, MAX_L, D)
     longer = np.ones((1, MAX_L + 1), np.int32)
     with pytest.raises(checks.InputError, match="24 tokens, max_position_embeddings=23"):
         layer(longer, longer * 0)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
     def any_length(ids):
-        return layer(ids, ids * 0)
+        return layer(ids, ids * 0)[0]
 
     assert any_length(longest).shape == (1, MAX_L, D)
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -67,18 +68,22 @@ def test_pooler_reads_the_first_token_alone():
 
 def test_position_ids_look_positions_up():
     layer, ids, segments = made(), FEATURES["input_ids"], FEATURES["segment_ids"]
+
+    def embedded(*args):
+        return layer(*args)[0]
+
     counted = np.tile(np.arange(L), (B, 1))
-    np.testing.assert_array_equal(layer(ids, segments, counted), layer(ids, segments))
+    np.testing.assert_array_equal(embedded(ids, segments, counted), embedded(ids, segments))
     begin = 7  # what stands there with positions from 0 is what would stand at the front
     restarting = np.where(counted < begin, counted, counted - begin)
-    found, front = layer(ids, segments, restarting), layer(ids[:, begin:], segments[:, begin:])
+    found, front = embedded(ids, segments, restarting), embedded(ids[:, begin:], segments[:, begin:])
     np.testing.assert_allclose(found[:, begin:], front, atol=1e-6)
-    np.testing.assert_array_equal(found[:, :begin], layer(ids, segments)[:, :begin])
+    np.testing.assert_array_equal(found[:, :begin], embedded(ids, segments)[:, :begin])
 
 
 def test_a_row_of_several_examples_may_be_longer_than_one_example():
     row = np.ones((1, MAX_L + 5), np.int32)
-    assert made()(row, row * 0, np.arange(MAX_L + 5)[None] % 9).shape == (1, MAX_L + 5, D)
+    assert made()(row, row * 0, np.arange(MAX_L + 5)[None] % 9)[0].shape == (1, MAX_L + 5, D)
 
 
 def test_pooler_reads_the_given_tokens():

@@ -106,22 +106,47 @@ def test_attention_weights_with_dropout(packed):
     check_gradients(gradients, plain, arrays)
 
 
-def test_embeddings():
+@pytest.mark.parametrize("both", [True, False])
+def test_embeddings(both):
+    """The table has two uses, and one gradient; or one use, where nothing is tied to it."""
     layer = embeddings.Embeddings(V, D, MAX_L, SEGMENTS, name="embeddings")
     layer.build()
     tiny.randomize(layer)
     features = tiny.features()
-    ids, segments = features["input_ids"], features["segment_ids"]
+    ids, segments = features["input_ids"].copy(), features["segment_ids"]
+    ids[:, 1:4] = ids[0, 0]  # one word many times
+    of_table = both * RNG.normal(size=(V, D))
 
     def plain(arrays):
-        return np.sum(OUTER * [reference.embed(i, s, arrays, "embeddings") for i, s in zip(ids, segments)])
+        table = arrays["embeddings/word_embeddings"]
+        embedded = [reference.embed(i, s, arrays, "embeddings") for i, s in zip(ids, segments)]
+        return np.sum(OUTER * embedded) + np.sum(of_table * np.square(table))
 
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(OUTER.astype(np.float32) * layer(ids, segments, training=True))
+        y, table = layer(ids, segments, training=True)
+        loss = tf.reduce_sum(OUTER.astype(np.float32) * y)
+        if both:
+            loss += tf.reduce_sum(of_table.astype(np.float32) * tf.square(table))
     gradients = tape.gradient(loss, [v.value for v in layer.variables])
     arrays = tiny.weights(layer)
     np.testing.assert_allclose(loss, plain(arrays), rtol=1e-5)
-    check_gradients(dict(zip(arrays, map(tf.convert_to_tensor, gradients))), plain, arrays)
+    check_gradients(dict(zip(arrays, gradients)), plain, arrays)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_of_a_table_is_the_sum_over_its_uses(dtype):
+    """To the bit, in numbers whose sums are exact: halves of small integers."""
+    table, ids = tf.constant(RNG.integers(-8, 8, (V, D)) / 2, tf.float32), RNG.integers(0, 5, (B, L)).astype(np.int32)
+    of_words, of_table = (RNG.integers(-8, 8, shape) / 2 for shape in ((B, L, D), (V, D)))
+    with tf.GradientTape() as tape:
+        tape.watch(table)
+        words, cast = embeddings.look_up(table, ids, dtype)
+    np.testing.assert_array_equal(words, table.numpy()[ids])
+    np.testing.assert_array_equal(cast, tf.cast(table, dtype))
+    found = tape.gradient((words, cast), table, (tf.constant(of_words, tf.float32), tf.constant(of_table, dtype)))
+    np.add.at(of_table, ids, of_words)
+    np.testing.assert_array_equal(found, of_table)
+    assert found.dtype == tf.float32
 
 
 @pytest.mark.parametrize("product", [dense.dense, dense.scores])

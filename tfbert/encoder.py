@@ -24,7 +24,7 @@ def build_encoder(config: EncoderConfig, packed: bool = False, rematerialize: bo
     Returns:
         A model from {"input_ids", "input_mask", "segment_ids"}, int32 [B, L] each with any L up to
         `max_position_embeddings`, to {"sequence_output": [B, L, D], "pooled_output": [B, D]}. Its layer
-        "embeddings" holds the table that the masked language model is tied to.
+        "embeddings" gives the table that the masked language model is tied to as its second output.
     """
     names = ("input_ids", "input_mask", "segment_ids", *(PACKED_INPUTS if packed else ()))
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
@@ -32,7 +32,7 @@ def build_encoder(config: EncoderConfig, packed: bool = False, rematerialize: bo
     width = config.embedding_size or config.hidden_size
     pattern = attention_masks.packed if packed else attention_masks.padding
     with keras.name_scope("bert"):
-        hidden = embeddings.Embeddings(
+        hidden, _ = embeddings.Embeddings(
             config.vocab_size,
             width,
             config.max_position_embeddings,

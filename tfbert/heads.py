@@ -38,7 +38,8 @@ class MaskedLanguageModel(keras.layers.Layer):
     table (Press & Wolf 2017) unless they are not tied; only its bias is the head's own then.
 
     Args:
-        embeddings: The encoder's `Embeddings` layer, which is built already.
+        vocab_size: V.
+        width: E, of the embeddings.
         activation: Name of the transform's activation.
         initializer_range: Deviation of the initialiser of what is the head's own.
         layer_norm_epsilon: What the transform's norm adds to the variance.
@@ -47,6 +48,7 @@ class MaskedLanguageModel(keras.layers.Layer):
     Call args:
         sequence_output: float [B, L, D].
         masked_lm_positions: int32 [B, P].
+        word_table: float [V, E], the word embeddings, if the output matrix is tied to them.
 
     Returns:
         float32 [B, P, V]; in training in the dtype of its policy.
@@ -54,7 +56,8 @@ class MaskedLanguageModel(keras.layers.Layer):
 
     def __init__(
         self,
-        embeddings,
+        vocab_size,
+        width,
         activation="gelu",
         initializer_range=0.02,
         layer_norm_epsilon=transformer.LAYER_NORM_EPSILON,
@@ -62,11 +65,10 @@ class MaskedLanguageModel(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.embeddings, self.tied, self.initializer_range = embeddings, tied, initializer_range
-        self.vocab_size, self.width = embeddings.word_embeddings.shape
+        self.vocab_size, self.width, self.tied, self.initializer_range = vocab_size, width, tied, initializer_range
         self.transform = Transform(self.width, activation, initializer_range, layer_norm_epsilon, name="transform")
 
-    def build(self, sequence_output_shape, masked_lm_positions_shape):
+    def build(self, sequence_output_shape, masked_lm_positions_shape, word_table_shape=None):
         """Builds the transform for [B, P, D], and makes the bias and, if it is not tied, the matrix."""
         batch, predictions = masked_lm_positions_shape
         self.transform.build((batch, predictions, sequence_output_shape[-1]))
@@ -81,12 +83,11 @@ class MaskedLanguageModel(keras.layers.Layer):
                 autocast=False,
             )
 
-    def call(self, sequence_output, masked_lm_positions, training=False):
+    def call(self, sequence_output, masked_lm_positions, word_table=None, training=False):
         """See the class."""
         states = tf.gather(sequence_output, masked_lm_positions, batch_dims=1)  # [B, P, D]
         states = self.transform(states)  # [B, P, E]
-        table = self.embeddings.word_embeddings if self.tied else self.output_weights
-        table = tf.cast(table, self.compute_dtype)  # [V, E]
+        table = tf.cast(word_table if self.tied else self.output_weights, self.compute_dtype)  # [V, E]
         if training:
             # The widest tensor of all is not written down twice: the loss casts what it reads.
             return dense.scores(states, table, tf.cast(self.output_bias, self.compute_dtype))  # [B, P, V]
@@ -153,15 +154,17 @@ def build_pretrainer(config: EncoderConfig, packed: bool = False, rematerialize:
     encoder = build_encoder(config, packed, rematerialize)
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
     outputs = dict(encoder.output)
+    _, word_table = encoder.get_layer("embeddings").output
     with keras.name_scope("cls"):
         outputs["masked_lm_logits"] = MaskedLanguageModel(
-            encoder.get_layer("embeddings"),
+            config.vocab_size,
+            config.embedding_size or config.hidden_size,
             config.hidden_act,
             config.initializer_range,
             config.layer_norm_eps,
             config.tie_word_embeddings,
             name="predictions",
-        )(outputs["sequence_output"], positions)
+        )(outputs["sequence_output"], positions, word_table if config.tie_word_embeddings else None)
         outputs["next_sentence_logits"] = Classes(2, config.initializer_range, name="seq_relationship")(
             outputs["pooled_output"]
         )

@@ -21,6 +21,38 @@ def _normed(rate, epsilon, dtype):
     return normed
 
 
+@compiled.compiled
+def _table_gradient(of_table, of_words, ids):
+    """The sum of what both uses of the table give: float32 [V, E].
+
+    A dense tensor of the looked-up rows, which are few, and a sum with it would be three passes over the table's size.
+    """
+    rows = tf.reshape(tf.cast(of_words, tf.float32), [-1, of_words.shape[-1]])
+    return tf.tensor_scatter_nd_add(tf.cast(of_table, tf.float32), tf.reshape(ids, [-1, 1]), rows)
+
+
+def look_up(table, ids, dtype):
+    """(rows of a table, the table in another dtype), as one operation with one gradient.
+
+    Args:
+        table: float32 [V, E].
+        ids: int32 [B, L].
+        dtype: Of the table that is given.
+
+    Returns:
+        float32 [B, L, E], `dtype` [V, E].
+    """
+
+    @tf.custom_gradient
+    def run(table):
+        def gradient(of_words, of_table):
+            return _table_gradient(of_table, of_words, ids)
+
+        return (tf.gather(table, ids), tf.cast(table, dtype)), gradient
+
+    return run(table)
+
+
 class Embeddings(keras.layers.Layer):
     """LayerNorm(word + segment + position), with dropout.
 
@@ -40,7 +72,7 @@ class Embeddings(keras.layers.Layer):
         training: Whether to drop.
 
     Returns:
-        float [B, L, E].
+        (float [B, L, E], the table of words in the same dtype [V, E], which scores may be computed with).
 
     Raises:
         InputError: L is known when the graph is built, and longer than `max_position_embeddings`.
@@ -88,7 +120,11 @@ class Embeddings(keras.layers.Layer):
 
     def call(self, input_ids, segment_ids, position_ids=None, training=False):
         """See the class."""
-        words = tf.gather(self.word_embeddings, input_ids)  # [B, L, E]
+        table = tf.convert_to_tensor(self.word_embeddings)
+        if training:
+            words, table = look_up(table, input_ids, self.compute_dtype)  # [B, L, E], [V, E]
+        else:
+            words, table = tf.gather(table, input_ids), tf.cast(table, self.compute_dtype)
         # Few rows: a product with one-hot vectors has a cheaper gradient than a lookup.
         segments = tf.one_hot(segment_ids, self.table_shapes["token_type_embeddings"][0])
         segments = tf.matmul(segments, self.token_type_embeddings)  # [B, L, E]
@@ -99,8 +135,8 @@ class Embeddings(keras.layers.Layer):
         if training:
             normed = _normed(self.dropout.rate, self.LayerNorm.epsilon, self.compute_dtype)
             gamma, beta = (tf.convert_to_tensor(v) for v in (self.LayerNorm.gamma, self.LayerNorm.beta))
-            return normed(words, segments, positions, gamma, beta, self.dropout.words())
-        return tf.cast(self.LayerNorm(words + segments + positions), self.compute_dtype)
+            return normed(words, segments, positions, gamma, beta, self.dropout.words()), table
+        return tf.cast(self.LayerNorm(words + segments + positions), self.compute_dtype), table
 
     def _first_positions(self, input_ids):
         """Embeddings of the positions 0, 1, 2, ...: [L, E]."""
