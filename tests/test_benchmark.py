@@ -35,6 +35,8 @@ def test_made_up_records_are_what_training_takes(tmp_path):
         ({"model": ("tiny", "tinny")}, "model must be of tiny,.*got model=tinny"),
         ({"train_batch_size": ("8", "x")}, "train_batch_size must be positive.*got train_batch_size=8,x"),
         ({"train_batch_size": ("0",)}, "train_batch_size must be positive"),
+        ({"train_batch_size": ()}, "train_batch_size must not be empty"),
+        ({"num_hidden_layers": ("2", "-4")}, "num_hidden_layers must be positive.*got num_hidden_layers=2,-4"),
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"mixed_precision": "float16"}, "mixed_precision must be one of"),
     ],
@@ -46,11 +48,22 @@ def test_bad_flags_are_refused(changes, said):
 
 def test_a_line():
     cfg = benchmark.Config(mixed_precision="bfloat16", **SIZES)
-    line = benchmark._line(cfg, "tiny", 8, 100.0, 2.5, [90.0, 100.0, 120.0], (0.75, 1234.5))
+    line = benchmark._line(cfg, "tiny", None, 8, 100.0, 2.5, [90.0, 100.0, 120.0], (0.75, 1234.5))
     gflop_s = 100 * benchmark.step_flops(config.preset("tiny"), 16, 3) / 1e9
-    assert line["sequences_s"] == 100 and line["real_tokens_s"] == 1200 and line["spread"] == 0.3
+    assert line["sequences_s"] == 100 and line["step_ms"] == 80 and line["num_hidden_layers"] == 2
+    assert line["real_tokens_s"] == 1200 and line["spread"] == 0.3
     assert line["gflop_s"] == round(gflop_s, 1) and line["share_of_matmul"] == round(gflop_s / 100, 3)
     assert (line["peak_rss_mb"], line["compile_s"], line["repeats"]) == (1234.5, 2.5, 3)
+
+
+def test_layers_in_place_of_the_models_own():
+    cfg = benchmark.Config(model=("tiny", "base"), num_hidden_layers=("3", "5"), train_batch_size=("8", "32"))
+    assert cfg.runs() == [(m, n, b) for m in ("tiny", "base") for n in (3, 5) for b in (8, 32)]
+    assert cfg.encoder("base", 5) == config.preset("base", num_hidden_layers=5)
+    assert benchmark.Config().runs() == [("base", None, 32)]
+    line = benchmark._line(cfg, "tiny", 3, 8, 100.0, 2.5, [100.0], (0.75, 1234.5))
+    gflop_s = 100 * benchmark.step_flops(config.preset("tiny", num_hidden_layers=3), 128, 20) / 1e9
+    assert (line["num_hidden_layers"], line["gflop_s"]) == (3, round(gflop_s, 1))
 
 
 @pytest.mark.slow

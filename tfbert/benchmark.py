@@ -45,6 +45,7 @@ class Config:
     """The flags."""
 
     model: tuple[str, ...] = field(("base",), f"Published sizes, of {', '.join(config.PRESETS)}.")
+    num_hidden_layers: tuple[str, ...] = field((), "Layers in place of the model's own number; e.g. 2,4,8.")
     train_batch_size: tuple[str, ...] = field(("32",), "Rows an optimizer step; e.g. 8,32.")
     gradient_accumulation_steps: int = field(1, "Parts that a step's batch is computed in.", lower_bound=1)
     max_seq_length: int = field(128, "Wordpieces a row.", lower_bound=4)
@@ -61,17 +62,26 @@ class Config:
         config.check_bounds(self)
         unknown = sorted(set(self.model) - set(config.PRESETS))
         checks.require(not unknown, f"model must be of {', '.join(config.PRESETS)}", f"model={','.join(unknown)}")
-        checks.require(
-            self.train_batch_size and all(n.isdecimal() and int(n) for n in self.train_batch_size),
-            "train_batch_size must be positive integers with commas between them",
-            f"train_batch_size={','.join(self.train_batch_size)}",
-        )
+        checks.require(self.train_batch_size, "train_batch_size must not be empty", "train_batch_size=")
+        for name in ("num_hidden_layers", "train_batch_size"):
+            values = getattr(self, name)
+            checks.require(
+                all(n.isdecimal() and int(n) for n in values),
+                f"{name} must be positive integers with commas between them",
+                f"{name}={','.join(values)}",
+            )
 
-    def encoder(self, model):
-        """The `EncoderConfig` of a published size."""
+    def encoder(self, model, layers=None):
+        """The `EncoderConfig` of a published size, with another number of layers if one is given."""
         rates = {n: getattr(self, n) for n in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
         longest = max(self.max_seq_length, config.EncoderConfig().max_position_embeddings)
-        return config.preset(model, max_position_embeddings=longest, **rates)
+        layers = {"num_hidden_layers": layers} if layers else {}
+        return config.preset(model, max_position_embeddings=longest, **rates, **layers)
+
+    def runs(self):
+        """(model, layers or None, batch size) of each."""
+        layers = [int(n) for n in self.num_hidden_layers] or [None]
+        return list(itertools.product(self.model, layers, [int(n) for n in self.train_batch_size]))
 
 
 def step_flops(encoder, length, predictions):
@@ -152,12 +162,13 @@ class Training:
     Args:
         cfg: The `Config`.
         model: Its size.
+        layers: Its number of layers; None: the size's own.
         batch_size: Rows a step.
         patterns: Globs of records.
     """
 
-    def __init__(self, cfg, model, batch_size, patterns):
-        self.encoder, self.batch_size = cfg.encoder(model), batch_size
+    def __init__(self, cfg, model, layers, batch_size, patterns):
+        self.encoder, self.batch_size = cfg.encoder(model, layers), batch_size
         keras.utils.set_random_seed(0)
         keras.config.set_dtype_policy("mixed_bfloat16" if cfg.mixed_precision == "bfloat16" else "float32")
         records = record_sets.open_records(patterns, cfg.max_seq_length, cfg.max_predictions_per_seq)
@@ -229,18 +240,21 @@ def _grow(steps):
     return found
 
 
-def _line(cfg, model, batch_size, peak, compile_s, windows, end):
-    """What is printed of a model and a batch size."""
+def _line(cfg, model, layers, batch_size, peak, compile_s, windows, end):
+    """What is printed of a model, its layers and a batch size."""
     rate, (real_share, peak_rss_mb) = statistics.median(windows), end
-    flops = rate * step_flops(cfg.encoder(model), cfg.max_seq_length, cfg.max_predictions_per_seq)
+    encoder = cfg.encoder(model, layers)
+    flops = rate * step_flops(encoder, cfg.max_seq_length, cfg.max_predictions_per_seq)
     return {
         "model": model,
+        "num_hidden_layers": encoder.num_hidden_layers,
         "train_batch_size": batch_size,
         "max_seq_length": cfg.max_seq_length,
         "max_predictions_per_seq": cfg.max_predictions_per_seq,
         "mixed_precision": cfg.mixed_precision,
         "rematerialize": cfg.rematerialize,
         "sequences_s": round(rate, 3),
+        "step_ms": round(1e3 * batch_size / rate, 2),
         "real_tokens_s": round(rate * cfg.max_seq_length * real_share, 1),
         "gflop_s": round(flops / 1e9, 1),
         "share_of_matmul": round(flops / 1e9 / peak, 3),
@@ -266,7 +280,7 @@ def run(cfg):
         InputError: the records cannot be used.
     """
     lines = [_print(machine(cfg.mixed_precision))]
-    keys = list(itertools.product(cfg.model, [int(n) for n in cfg.train_batch_size]))
+    keys = cfg.runs()
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         patterns = cfg.input_file
@@ -278,9 +292,10 @@ def run(cfg):
             processes[key] = stack.enter_context(concurrent.futures.ProcessPoolExecutor(1, spawn))
         compile_s = {key: p.submit(_begin, cfg, *key, patterns).result() for key, p in processes.items()}
         if cfg.steps:
-            for (model, batch_size), p in processes.items():
+            for (model, layers, batch_size), p in processes.items():
+                which = {"model": model, "num_hidden_layers": cfg.encoder(model, layers).num_hidden_layers}
                 grown = p.submit(_grow, cfg.steps).result()
-                lines.append(_print({"model": model, "train_batch_size": batch_size, "steps_seconds_rss_mb": grown}))
+                lines.append(_print({**which, "train_batch_size": batch_size, "steps_seconds_rss_mb": grown}))
             return lines
         for _, key in itertools.product(range(cfg.repeats), keys):
             windows[key].append(processes[key].submit(_window).result())
