@@ -29,6 +29,7 @@ RANKS = (
         "tfbert.batch_ramp",
         "tfbert.training_clock",
         "tfbert.initial_weights",
+        "tfbert.initial_attention",
         "tfbert.machine",
         "tfbert.profiling",
         "tfbert.run_logs",

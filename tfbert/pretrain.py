@@ -16,6 +16,7 @@ from tfbert import (
     distribution,
     heads,
     held_out,
+    initial_attention,
     input_pipeline,
     machine,
     record_sets,
@@ -35,6 +36,9 @@ MAY_CHANGE = (
     "do_lower_case",
     "bert_config_file",
 )
+
+
+INITS = ("random", "neighbours")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +67,9 @@ class PretrainConfig(training.TrainingConfig):
         upper_bound=1.0,
     )
     max_eval_steps: int | None = config.field(None, "Batches of an evaluation; by default all.", lower_bound=1)
+    attention_init: str = config.field(
+        "random", "How fresh attention begins: random, as BERT's; or each head looks at a neighbour.", choices=INITS
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -72,6 +79,12 @@ class PretrainConfig(training.TrainingConfig):
             bool(self.model or self.init_checkpoint) if not self.bert_config_file else not self.model,
             "one of --model and --bert_config_file must be given, or weights that tell with --init_checkpoint",
             f"model={self.model!r}, bert_config_file={self.bert_config_file!r}",
+        )
+        checks.require(
+            self.attention_init == "random" or not self.init_checkpoint,
+            "attention_init is for fresh weights, and those of init_checkpoint are not",
+            f"attention_init={self.attention_init}, init_checkpoint={self.init_checkpoint!r}",
+            do="Give one of the two",
         )
 
 
@@ -119,6 +132,8 @@ def _job(flags, run, records, held_out_records):
         model = heads.build_pretrainer(run.encoder, records.packed, flags.rematerialize)
         if records.sentence_objective == record_sets.NO_SENTENCES:
             heads.freeze_next_sentence(model)
+        if flags.attention_init == "neighbours":
+            initial_attention.look_at_neighbours(model, run.encoder)
         return model
 
     def train_dataset(part, first_part, *pipeline):
