@@ -1,6 +1,8 @@
 """Scores a run on held-out records: the metrics of pre-training, and a baseline.
 
 python -m tfbert.evaluate --run_dir=out/run --input_file='out/records/held_out-*'
+
+Weights that `convert_weights` brought here say nothing of lengths: give --max_seq_length and --max_predictions_per_seq.
 """
 
 from tfbert import quiet  # noqa: F401 (first: it imports TensorFlow without its start-up noise)
@@ -18,7 +20,11 @@ class EvaluateConfig:
     """The flags."""
 
     run_dir: str = config.field("", "The run folder.")
-    input_file: tuple[str, ...] = config.field((), "Globs of TFRecord files, of the run's lengths.")
+    input_file: tuple[str, ...] = config.field((), "Globs of TFRecord files.")
+    max_seq_length: int | None = config.field(None, "Wordpieces a row; by default the run's.", lower_bound=4)
+    max_predictions_per_seq: int | None = config.field(
+        None, "Masked wordpieces a row, at most; by default the run's.", lower_bound=1
+    )
     checkpoint: str = config.field("", "One of the run's, such as ckpt-1000; by default the newest.")
     eval_batch_size: int = config.field(32, "Rows a batch.", lower_bound=1)
     max_eval_steps: int | None = config.field(None, "Batches; by default all.", lower_bound=1)
@@ -29,6 +35,21 @@ class EvaluateConfig:
             checks.require(getattr(self, name), f"--{name} must be given", f"{name}={getattr(self, name)!r}")
 
 
+def _lengths(flags, run):
+    """(L, P) of the records: what the flags say, or else what the run was trained with."""
+    made_with, lengths = run.config.get("pretrain", {}), []
+    for name in ("max_seq_length", "max_predictions_per_seq"):
+        given = getattr(flags, name)
+        checks.require(
+            given is not None or name in made_with,
+            f"--{name} must be given, since weights that were converted do not tell it",
+            f"{name}=None",
+            run.dir,
+        )
+        lengths.append(made_with[name] if given is None else given)
+    return lengths
+
+
 def evaluate(flags):
     """{name: value}: "step", "instances", and what `held_out.HeldOut.evaluate` gives.
 
@@ -36,12 +57,10 @@ def evaluate(flags):
         InputError: not a run folder, no such checkpoint, or records that do not fit the run.
     """
     run = run_folder.read(flags.run_dir)
-    made_with = run.config["pretrain"]
-    records = record_sets.open_records(
-        flags.input_file, made_with["max_seq_length"], made_with["max_predictions_per_seq"], run.vocab
-    )
-    trained_on = run.config["records"]["train"].get("sentence_objective", record_sets.NEXT_SENTENCE)
-    records = record_sets.for_evaluation(records, trained_on)
+    records = record_sets.open_records(flags.input_file, *_lengths(flags, run), run.vocab)
+    if "records" in run.config:
+        trained_on = run.config["records"]["train"].get("sentence_objective", record_sets.NEXT_SENTENCE)
+        records = record_sets.for_evaluation(records, trained_on)
     model, _, step = run_folder.load_pretrainer(flags.run_dir, flags.checkpoint or None, packed=records.packed)
     evaluation = held_out.HeldOut(
         tf.distribute.get_strategy(), model, records, flags.eval_batch_size, flags.max_eval_steps
