@@ -105,11 +105,6 @@ def _histogram(tag, values, bounds=None, description=None):
     tf.summary.write(tag, histogram(values, bounds), metadata=plugin)
 
 
-def _scalars(values):
-    for name, value in values.items():
-        tf.summary.scalar(tags.tag(name), value, description=tags.description_of(name))
-
-
 class TensorBoard:
     """A hook that writes `run_dir/tensorboard/train` and `run_dir/tensorboard/held_out`.
 
@@ -123,6 +118,7 @@ class TensorBoard:
         self._clock = progress.Clock(watched.rows, resume_step or 0, waited=watched.waited)
         self._probe = probes.AttentionProbe(watched.model) if watched.guess_features else None
         self._events = _events_before(watched.run_dir)
+        self._described = set()
         self._folder = os.path.join(watched.run_dir, FOLDER)
         self._writers = {}
         with writing(self._folder):
@@ -163,14 +159,13 @@ class TensorBoard:
         lap = self._clock.lap(step, split)
         values = {**metrics, **progress.speeds(lap, metrics, self._watched.max_seq_length)} if lap else metrics
         with writing(self._folder):
-            with self._writers[split].as_default(step):
-                _scalars(values)
-                if split == "train":
-                    self._write_weight_norms()
-                else:
+            self._write_scalars(step, values, split)
+            if split == "train":
+                self._write_weight_norms(step)
+            else:
+                with self._writers[split].as_default(step):
                     self._write_weights()
                     self._write_guesses()
-            if split == "held_out":
                 self._write_attention(step)
                 self._write_word_embeddings(step)
             for writer in self._writers.values():
@@ -199,10 +194,18 @@ class TensorBoard:
             tf.summary.scalar(f"{EVENTS}/{name}", count, description="How many since the run began.")
             self._writers["train"].flush()
 
-    def _write_weight_norms(self):
+    def _write_scalars(self, step, values, split):
+        with self._writers[split].as_default(step):
+            for name, value in values.items():
+                # TensorBoard keeps the first description of a tag; with every value it would be most of the file.
+                description = None if (split, name) in self._described else tags.description_of(name)
+                self._described.add((split, name))
+                tf.summary.scalar(tags.tag(name), value, description=description)
+
+    def _write_weight_norms(self, step):
         if self._model is not None:
             norms = probes.weight_norms(self._model.trainable_variables)
-            _scalars({f"{tags.WEIGHT_NORM}/{part}": norm for part, norm in norms.items()})
+            self._write_scalars(step, {f"{tags.WEIGHT_NORM}/{part}": norm for part, norm in norms.items()}, "train")
 
     def _write_weights(self):
         for v in self._model.trainable_variables if self._model else ():
@@ -218,9 +221,10 @@ class TensorBoard:
         if self._probe is None:
             return
         entropies = self._probe.entropies(self._watched.guess_features)  # [layers, N]
+        means = {f"{tags.ATTENTION_ENTROPY}/layer_{i:02}": of_heads.mean() for i, of_heads in enumerate(entropies)}
+        self._write_scalars(step, means, "train")
         with self._writers["train"].as_default(step):
             for layer, of_heads in enumerate(entropies):
-                _scalars({f"{tags.ATTENTION_ENTROPY}/layer_{layer:02}": of_heads.mean()})
                 name = f"{tags.HEADS_ENTROPY}/layer_{layer:02}"
                 _histogram(tags.tag(name), of_heads, (0.0, 1.0), tags.description_of(name))
 
