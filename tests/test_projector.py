@@ -78,7 +78,10 @@ def test_a_folder_of_others_is_refused(tmp_path):
     projector.check_folder(str(tmp_path / "none"))
     projector.check_folder(str(tmp_path))
     projector.write(str(tmp_path), "words", POINTS, {"word": "abcde"})
+    (tmp_path / "embeddings.ckpt.index").write_text("")  # of earlier versions
     projector.check_folder(str(tmp_path))
+    projector.write(str(tmp_path), "words", POINTS, {"word": "abcde"})
+    assert not (tmp_path / "embeddings.ckpt.index").exists()
     (tmp_path / "thesis.txt").write_text("")
     with pytest.raises(checks.InputError, match=r"must be new, empty, or a projector's; got .*thesis.txt"):
         projector.check_folder(str(tmp_path))

@@ -9,8 +9,8 @@ import tensorflow as tf
 from tfbert import checks
 from tfbert.text import vocab as vocab_lib
 
-# What the folder holds; the files of the points begin with POINTS and end with their name.
-POINTS, METADATA, PROJECTOR, STATE = "embeddings-", "metadata.tsv", "projector_config.pbtxt", "checkpoint"
+# What the folder holds; the names of the points' files begin with POINTS.
+POINTS, METADATA, PROJECTOR, STATE = "embeddings", "metadata.tsv", "projector_config.pbtxt", "checkpoint"
 # TensorBoard shows no more points than the first; a browser turns some ten thousand without a pause.
 MOST_POINTS, MOST_WORDPIECES, MOST_CHARACTERS = 100_000, 10_000, 300
 
@@ -66,21 +66,21 @@ def write(folder, name, points, columns):
     Raises:
         OSError, tf.errors.OpError: the folder cannot be written, or its disk is full.
     """
-    count = min(len(points), MOST_POINTS)
+    count, prefix = min(len(points), MOST_POINTS), f"{POINTS}-{name}"
     os.makedirs(folder, exist_ok=True)
     before = [file for file in os.listdir(folder) if file.startswith(POINTS)]
     with tf.device("CPU:0"):
         tf.raw_ops.SaveV2(
-            prefix=os.path.join(folder, POINTS + name),
+            prefix=os.path.join(folder, prefix),
             tensor_names=[name],
             shape_and_slices=[""],
             tensors=[tf.constant(points[:count])],
         )
     _replace(folder, METADATA, _rows(columns, count))
-    _replace(folder, STATE, [f'model_checkpoint_path: "{POINTS}{name}"'])
+    _replace(folder, STATE, [f'model_checkpoint_path: "{prefix}"'])
     _replace(folder, PROJECTOR, ["embeddings {", f'  tensor_name: "{name}"', f'  metadata_path: "{METADATA}"', "}"])
     for file in before:
-        if not file.startswith(f"{POINTS}{name}."):
+        if not file.startswith(f"{prefix}."):
             os.remove(os.path.join(folder, file))
     return count
 
