@@ -20,6 +20,7 @@ RANKS = (
         "tfbert.optimizers",
         "tfbert.distribution",
         "tfbert.checkpoints",
+        "tfbert.retention",
         "tfbert.run_folder",
         "tfbert.input_wait",
         "tfbert.trainer",

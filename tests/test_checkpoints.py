@@ -3,13 +3,14 @@ import os
 import random
 import shutil
 import subprocess
+import threading
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbert import checkpoints, checks
+from tfbert import checkpoints, checks, retention
 
 
 def build(width=5, name="dense"):
@@ -89,6 +90,154 @@ def test_keeps_the_newest(tmp_path):
 def test_nothing_to_restore(tmp_path):
     assert saver(tmp_path).restore_latest() is None
     assert checkpoints.saved_steps(str(tmp_path / "absent")) == []
+
+
+class TestInTheBackground:
+    @pytest.fixture
+    def held(self, monkeypatch):
+        """An event that the writer waits for before each checkpoint."""
+        event, write = threading.Event(), checkpoints.Checkpoints._write
+
+        def wait_and_write(*args):
+            assert event.wait(30)
+            write(*args)
+
+        monkeypatch.setattr(checkpoints.Checkpoints, "_write", wait_and_write)
+        return event
+
+    def test_holds_what_was_when_it_was_asked_for(self, tmp_path, held):
+        """The next steps write to the variables while the thread is at work."""
+        some = checkpoints.Checkpoints(str(tmp_path), *build(), background=True)
+        before = values(some)
+        prefix = some.save(3)
+        for v in some._variables.values():
+            (v.value if isinstance(v, keras.Variable) else v).assign_add(tf.ones(v.shape, v.dtype))
+        some.raise_failure()  # does not wait
+        assert not some.latest_step
+        held.set()
+        some.wait()
+        assert prefix == some.latest
+        assert some.restore_latest() == 3
+        assert_same(values(some), before)
+
+    def test_one_waits_for_the_other(self, tmp_path, held):
+        some = checkpoints.Checkpoints(str(tmp_path), *build(), keep=1, background=True)
+        some.save(3)
+        threading.Timer(0.2, held.set).start()
+        some.save(4)
+        assert 3 in checkpoints.saved_steps(str(tmp_path))
+        some.wait()
+        assert checkpoints.saved_steps(str(tmp_path)) == [4]
+
+    @pytest.mark.parametrize("asked", ["save", "wait", "raise_failure", "restore_latest"])
+    def test_what_went_wrong_is_told_by_the_next_call(self, tmp_path, monkeypatch, asked):
+        def full(**_):
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+        some = checkpoints.Checkpoints(str(tmp_path), *build(), background=True)
+        some.save(3)
+        some.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(tf.raw_ops, "SaveV2", full)
+            some.save(4)
+            while not some._writing.done():
+                pass
+        with pytest.raises(checks.InputError, match=r"No space left on device.*The last good checkpoint is .*ckpt-3"):
+            getattr(some, asked)(*[5][: asked == "save"])
+        some.save(6)  # told once
+        some.wait()
+        assert checkpoints.saved_steps(str(tmp_path)) == [3, 6]
+
+
+def test_what_does_not_read_back_takes_no_place(tmp_path, monkeypatch):
+    some = saver(tmp_path, keep=1)
+    some.save(3)
+    flush = checkpoints._flush
+
+    def flip_then_flush(path):
+        if path.endswith(".data-00000-of-00001"):
+            flip(path)
+        flush(path)
+
+    monkeypatch.setattr(checkpoints, "_flush", flip_then_flush)
+    with pytest.raises(checks.InputError, match=r"must be written whole; got .*a damaged one"):
+        some.save(4)
+    assert sorted(os.listdir(tmp_path)) == ["ckpt-3.data-00000-of-00001", "ckpt-3.index"]
+
+
+class TestKeepsTheBest:
+    def saver(self, folder, metric="masked_lm_loss", newest=1):
+        return checkpoints.Checkpoints(str(folder), *build(), retention.Policy(newest, best_metric=metric))
+
+    @pytest.mark.parametrize("metric, best", [("masked_lm_loss", 5), ("masked_lm_accuracy", 7)])
+    def test_beside_the_newest(self, tmp_path, metric, best):
+        values = {3: 0.7, 5: 0.2, 6: 0.5, 7: 0.9, 8: 0.4}
+        noted = []
+        for step, value in values.items():
+            some = self.saver(tmp_path, metric)  # as a run that was killed after each step
+            noted += [step] * some.note_quality(step, {metric: value, "other": 0.0})
+            some.save(step)
+        assert checkpoints.saved_steps(str(tmp_path)) == [best, 8]
+        assert retention.read_best(str(tmp_path)) == retention.Best(best, metric, values[best])
+        assert noted == {5: [3, 5], 7: [3, 7]}[best]
+
+    def test_that_is_there_already_when_it_is_noted(self, tmp_path):
+        some = self.saver(tmp_path)
+        some.save(3)
+        assert some.note_quality(3, {"masked_lm_loss": 0.5})
+        some.save(4)
+        assert checkpoints.saved_steps(str(tmp_path)) == [3, 4]
+
+    def test_begins_anew_when_it_is_gone_or_of_another_metric(self, tmp_path):
+        some = self.saver(tmp_path)
+        some.note_quality(3, {"masked_lm_loss": 0.5})
+        some.save(3)
+        assert self.saver(tmp_path, "loss").note_quality(4, {"loss": 7.0})
+        DAMAGES["data cut"](str(tmp_path / "ckpt-3"))
+        (tmp_path / "ckpt-3.index").rename(tmp_path / "ckpt-3.index.damaged")
+        assert some.note_quality(5, {"masked_lm_loss": 0.6})
+
+    def test_a_metric_that_is_not_there(self, tmp_path):
+        with pytest.raises(checks.InputError, match="must be one of the held-out metrics; got keep_best_metric=x_loss"):
+            self.saver(tmp_path, "x_loss").note_quality(3, {"masked_lm_loss": 0.5})
+        with pytest.raises(checks.InputError, match="must be a held-out loss or accuracy"):
+            retention.Policy(best_metric="learning_rate")
+        (tmp_path / "best.json").write_text("{}")
+        with pytest.raises(checks.InputError, match="must hold a step, a metric and its value"):
+            self.saver(tmp_path).note_quality(3, {"masked_lm_loss": 0.5})
+
+
+class TestPolicy:
+    HOURS = tuple(3600 * t for t in (0.0, 0.6, 1.1, 1.9, 2.2, 3.0, 3.1, 9.0, 9.1))
+
+    def test_keeps_one_in_so_many_hours_beside_the_newest(self):
+        """By turns written and deleted, as in a run, and with all that there are at once."""
+        policy, written = retention.Policy(2, every_n_hours=1.0), {}
+        for step, seconds in ((0, -9e9), *enumerate(self.HOURS, 10)):
+            written[step] = seconds
+            for old in policy.superfluous(written):
+                del written[old]
+        at_once = {0: -9e9, **dict(enumerate(self.HOURS, 10))}
+        assert list(written) == sorted(at_once.keys() - policy.superfluous(at_once)) == [10, 12, 14, 17, 18]
+
+    def test_zero_keeps_all(self):
+        written = dict(enumerate(self.HOURS))
+        assert retention.Policy(0).superfluous(written) == []
+        assert retention.Policy(3).superfluous(written, best_step=1) == [0, 2, 3, 4, 5]
+
+    def test_never_deletes_the_newest(self):
+        for policy in (retention.Policy(1), retention.Policy(1, 100.0)):
+            assert max(policy.superfluous(dict(enumerate(self.HOURS)))) == 7
+
+
+def test_checkpoints_of_older_versions_lack_state_that_is_zero(tmp_path):
+    model, optimizer, extra = build()
+    checkpoints.Checkpoints(str(tmp_path), model, optimizer, extra).save(3)
+    more = {**extra, "newer": tf.Variable([7.0, 8.0])}
+    with pytest.raises(checks.InputError, match="loop/newer: in the model only"):
+        checkpoints.Checkpoints(str(tmp_path), model, optimizer, more).restore_latest()
+    checkpoints.Checkpoints(str(tmp_path), model, optimizer, more, zero_if_absent=["newer"]).restore_latest()
+    assert more["newer"].numpy().tolist() == [0, 0]
 
 
 def test_other_model_is_refused_and_every_difference_listed(tmp_path):

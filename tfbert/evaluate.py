@@ -25,7 +25,7 @@ class EvaluateConfig:
     max_predictions_per_seq: int | None = config.field(
         None, "Masked wordpieces a row, at most; by default the run's.", lower_bound=1
     )
-    checkpoint: str = config.field("", "One of the run's, such as ckpt-1000; by default the newest.")
+    checkpoint: str = config.field("", "One of the run's, such as ckpt-1000, or best; by default the newest.")
     eval_batch_size: int = config.field(32, "Rows a batch.", lower_bound=1)
     max_eval_steps: int | None = config.field(None, "Batches; by default all.", lower_bound=1)
 

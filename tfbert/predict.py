@@ -21,7 +21,7 @@ class PredictConfig:
     """Flags of this program, besides --text."""
 
     run_dir: str = config.field("", "Run folder to ask.")
-    checkpoint: str = config.field("", "Name `ckpt-N` or number of a checkpoint; the newest by default.")
+    checkpoint: str = config.field("", "Name `ckpt-N` or number of a checkpoint, or best; the newest by default.")
     top_k: int = config.field(5, "Answers for each mask.", lower_bound=1)
     max_masks: int = config.field(20, "Masks of a text that are answered.", lower_bound=1)
 

@@ -1,6 +1,6 @@
 """The run folder: all that going on, evaluating, fine-tuning and exporting need, in one place.
 
-config.json (what made it), vocab.txt and tokenizer.json, checkpoints `ckpt-N`, metrics.jsonl, TensorBoard
+config.json (what made it), vocab.txt and tokenizer.json, checkpoints `ckpt-N`, metrics.jsonl, events.jsonl, TensorBoard
 summaries. It needs nothing outside: not the training records, not the vocabulary's folder.
 """
 
@@ -14,7 +14,7 @@ import platform
 import keras
 import tensorflow as tf
 
-from tfbert import checkpoints, checks, config, heads
+from tfbert import checkpoints, checks, config, heads, retention
 from tfbert.text import vocab as vocab_lib
 
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
@@ -163,12 +163,17 @@ def checkpoint_prefix(run_dir, checkpoint=None):
 
     Args:
         run_dir: The run folder.
-        checkpoint: None for the newest, a step, or a name `ckpt-N`.
+        checkpoint: None for the newest, a step, a name `ckpt-N`, or "best" for that of `--keep_best_metric`.
 
     Raises:
         InputError: there is no such checkpoint, or none at all.
     """
     steps = checkpoints.saved_steps(run_dir)
+    if checkpoint == "best":
+        best = retention.read_best(run_dir)
+        must = "the best checkpoint must be known"
+        checks.require(best, must, f"no {retention.BEST_FILE}", run_dir, "Train with --keep_best_metric=masked_lm_loss")
+        checkpoint = best.step
     if checkpoint is None:
         checks.require(steps, "a run folder must hold a checkpoint", "none", run_dir, "Train it first")
         return checkpoints.prefix_of(run_dir, steps[-1])
@@ -217,7 +222,7 @@ def load_pretrainer(run_dir, checkpoint=None, packed=False):
 
     Args:
         run_dir: The run folder.
-        checkpoint: None for the newest, a step, or a name `ckpt-N`.
+        checkpoint: As of `checkpoint_prefix`.
         packed: Whether the model is to take rows of several examples; the weights are the same either way.
 
     Returns:
