@@ -433,3 +433,74 @@ class TestDamage:
             tf.debugging.Assert(False, ["mine"])
         with pytest.raises(tf.errors.DataLossError), record_sets.clear_errors(records):
             raise tf.errors.DataLossError(None, None, "of a checkpoint")
+
+
+class TestSkipCorruptRecords:
+    COUNT = 30  # records of one size
+
+    def damaged(self, folder, change, about=None):
+        """Opens 30 records whose file was changed, with 5 good ones in another file."""
+        pattern = write_set(folder, (self.COUNT, 5), about)
+        path = folder / "train-00000.tfrecord"
+        data = bytearray(path.read_bytes())
+        path.write_bytes(change(data, len(data) // self.COUNT))
+        return record_sets.open_records(pattern, L, P, VOCAB, skip_corrupt_records=True)
+
+    def flip(*places):
+        """Flips a byte so many bytes behind the beginning of a record, for each (record, bytes)."""
+
+        def change(data, size):
+            for number, place in places:
+                data[number * size + place] ^= 0x40
+            return data
+
+        return change
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "change, lost, places",
+        [
+            (flip((20, 60)), [20], ["record 20 "]),
+            (flip((20, 12), (21, -1)), [20], ["record 20 "]),
+            (flip((20, 0)), [20], ["record 20 "]),  # its length
+            (flip((20, 9)), [20], ["record 20 "]),  # the checksum of its length
+            (flip((0, 1), (1, 60), (29, 60)), [0, 1, 29], ["record 0 ", "record 1 ", "record 29 "]),
+            (lambda data, size: data[: 28 * size + 5], [28, 29], ["record 28 "]),
+            (lambda data, size: data[: 28 * size + 40], [28, 29], ["record 28 "]),
+            (lambda data, size: data[: 7 * size] + b"\0" * 99 + data[7 * size :], [], ["record 7 "]),
+            (lambda data, size: data[: 3 * size] + data[3 * size + 9 :], [3], ["record 3 "]),
+        ],
+        ids=["content", "last byte", "length", "checksum", "three", "in a header", "in a record", "zeros", "shifted"],
+    )
+    def test_reads_all_others_once_an_epoch(self, tmp_path, change, lost, places):
+        # What records.json says of the damaged file counts no longer.
+        files = {"files": {"train-00000.tfrecord": self.COUNT, "train-00001.tfrecord": 5}}
+        records = self.damaged(tmp_path, change, files)
+        whole = sorted(set(range(self.COUNT + 5)) - set(lost))
+        assert records.total == len(whole) and records.counts[1] == 5
+        for text, place in zip(records.skipped, places, strict=True):
+            assert text.startswith(f"{place}of train-00000.tfrecord, bytes ")
+        row = stream(records, 2 * len(whole))
+        assert [sorted(row[: len(whole)]), sorted(row[len(whole) :])] == [whole, whole]
+        resumed = stream(records, len(whole), start=len(whole) - 3)
+        assert resumed == row[len(whole) - 3 : -3]
+        elements = input_pipeline.eval_dataset(records, len(whole)).as_numpy_iterator()
+        assert next(elements)["input_ids"][:, 0].tolist() == whole
+        assert record_sets.about(records)["skipped"] == list(records.skipped)
+
+    def test_without_damage_nothing_is_other_than_without_the_flag(self, tmp_path):
+        plain = record_sets.open_records(write_set(tmp_path, (9, 0, 5)), L, P, VOCAB)
+        flagged = record_sets.open_records(str(tmp_path / "train-*"), L, P, VOCAB, skip_corrupt_records=True)
+        assert flagged == plain and record_sets.about(flagged) == record_sets.about(plain)
+
+    def test_refuses_files_in_which_nothing_is_whole(self, tmp_path):
+        for change in (lambda *_: b"text, and no records at all", lambda *_: b"?", lambda data, size: data[: size - 1]):
+            with pytest.raises(checks.InputError, match=r"must be whole.*record 0, counted from 0"):
+                self.damaged(tmp_path, change)
+
+    def test_checksums_are_those_of_the_format(self):
+        # RFC 3720, B.4: 32 bytes of zeros, of ones, ascending, descending; the mask is TFRecord's.
+        rows = np.uint8([np.zeros(32), np.full(32, 255), np.arange(32), np.arange(31, -1, -1)])
+        plain = np.array([0x8A9136AA, 0x62A8AB43, 0x46DD794E, 0x113FDB5C], np.uint64)
+        masked = ((plain >> np.uint64(15) | plain << np.uint64(17)) + np.uint64(0xA282EAD8)) & np.uint64(0xFFFFFFFF)
+        assert tfrecords._masked_crc32c(rows).tolist() == masked.tolist()

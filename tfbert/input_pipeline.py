@@ -16,7 +16,7 @@ import functools
 
 import tensorflow as tf
 
-from tfbert import checks, record_sets
+from tfbert import checks, record_sets, tfrecords
 from tfbert.text import masking
 
 FILES_AT_ONCE = 16
@@ -30,7 +30,7 @@ def _epoch(records, seed, epoch, start, block_size):
     files = tf.random.experimental.stateless_shuffle(tf.constant(records.files), fold(epoch_seed, 0), alg=_ALG)
     # One thread: skipping by headers is five times as fast so, and the order is plain.
     raw = tf.data.Dataset.from_tensor_slices(files).interleave(
-        tf.data.TFRecordDataset, cycle_length=min(FILES_AT_ONCE, len(records.files)), num_parallel_calls=None
+        tfrecords.reader(records.runs), cycle_length=min(FILES_AT_ONCE, len(records.files)), num_parallel_calls=None
     )
     first = start // block_size
     raw = raw.skip(first * block_size)
@@ -179,7 +179,7 @@ def eval_dataset(records, batch_size, max_batches=None, num_pipelines=1, pipelin
             filled[name] = tf.ensure_shape(value, [batch_size, *value.shape[1:]])[rows]
         return filled
 
-    dataset = tf.data.TFRecordDataset(list(records.files))
+    dataset = tf.data.Dataset.from_tensor_slices(list(records.files)).flat_map(tfrecords.reader(records.runs))
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(records.total))
     dataset = dataset.batch(batch_size)
     if max_batches is not None:

@@ -1,5 +1,6 @@
 """Which records a run reads: found, checked against the run before its first step, and parsed."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -43,6 +44,8 @@ class RecordSet:
         vocab: The run's `Vocab`, whose size bounds the ids; None leaves them unchecked.
         tokenizer_digest: Of the vocabulary that made the records, where `records.json` states it.
         about: The `records.json` beside the files; None if there is none or more than one.
+        runs: {file: its `tfrecords.Run`s of whole records} if some are damaged and left out; else empty.
+        skipped: Text about each damaged record.
     """
 
     files: tuple
@@ -55,6 +58,8 @@ class RecordSet:
     vocab: vocab_lib.Vocab | None = None
     tokenizer_digest: str | None = None
     about: dict | None = None
+    runs: dict = dataclasses.field(default_factory=dict)
+    skipped: tuple = ()
 
     @property
     def total(self):
@@ -62,7 +67,15 @@ class RecordSet:
         return sum(self.counts)
 
 
-def open_records(patterns, max_seq_length, max_predictions_per_seq, vocab=None, mask_unit=None, masked_lm_prob=None):
+def open_records(
+    patterns,
+    max_seq_length,
+    max_predictions_per_seq,
+    vocab=None,
+    mask_unit=None,
+    masked_lm_prob=None,
+    skip_corrupt_records=False,
+):
     """Finds records and checks, before the first step, that a run can train on them.
 
     Google's and the Model Garden's records are taken as they are. The first records of every file are
@@ -75,6 +88,7 @@ def open_records(patterns, max_seq_length, max_predictions_per_seq, vocab=None, 
         vocab: The run's `Vocab`; None leaves ids and digest unchecked.
         mask_unit: How to mask unmasked records; None as `records.json` says.
         masked_lm_prob: As `mask_unit`.
+        skip_corrupt_records: Whether to read all files through, and to leave out records that are damaged.
 
     Returns:
         A `RecordSet`.
@@ -89,9 +103,12 @@ def open_records(patterns, max_seq_length, max_predictions_per_seq, vocab=None, 
     stated = {folder: about for folder, about in folders.items() if about is not None}
     for folder, about in stated.items():
         _check_digest(about.get("tokenizer_digest"), vocab, os.path.join(folder, RECORDS_JSON))
+    runs, skipped = _whole(files) if skip_corrupt_records else ({}, ())
     counts = []
     for file in files:
         count = (folders[os.path.dirname(file)] or {}).get("files", {}).get(os.path.basename(file))
+        if runs:
+            count = sum(run.count for run in runs[file])
         counts.append(tfrecords.count(file) if count is None else count)
     checks.require(sum(counts), "records must hold at least one instance", f"none in {len(files)} files", files[0])
     objectives = [(about or {}).get("sentence_objective", NEXT_SENTENCE) for about in folders.values()]
@@ -104,12 +121,22 @@ def open_records(patterns, max_seq_length, max_predictions_per_seq, vocab=None, 
         vocab=vocab,
         tokenizer_digest=_the_one("tokenizer_digest", [a.get("tokenizer_digest") for a in stated.values()], stated),
         about=next(iter(stated.values())) if len(stated) == 1 else None,
+        runs=runs,
+        skipped=skipped,
     )
     for file, count in zip(files, counts):
         records = _look_at(file, count, records)
     given = {"mask_unit": mask_unit, "masked_lm_prob": masked_lm_prob}
     masking = _masking(records.layout, given, stated, files[0])
     return dataclasses.replace(records, masking=masking, packed=records.layout.max_sequences_per_pack > 0)
+
+
+def _whole(files):
+    """({file: its runs of whole records}, texts of what is damaged), the first empty if nothing is."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(tfrecords.whole_runs, files))
+    skipped = tuple(text for _, damages in found for text in damages)
+    return {file: runs for file, (runs, _) in zip(files, found)} if skipped else {}, skipped
 
 
 def _read_about(folder):
@@ -178,7 +205,7 @@ def _masking(layout, given, stated, where):
 def _look_at(file, count, records):
     """Checks the first records of a file; returns the `RecordSet` with the layout and names that they have."""
     try:
-        raw = list(tf.data.TFRecordDataset(file).take(LOOK_AT).as_numpy_iterator())
+        raw = list(tfrecords.reader(records.runs)(file).take(LOOK_AT).as_numpy_iterator())
     except tf.errors.OpError as e:
         raise tfrecords.damage(file) or checks.error(
             "record files must be readable", tfrecords.first_line(e), file
@@ -323,4 +350,6 @@ def about(records):
         kept["sentence_objective"] = records.sentence_objective
     if records.masking:
         kept["masking"] = records.masking._asdict()
+    if records.skipped:
+        kept["skipped"] = list(records.skipped)
     return kept
