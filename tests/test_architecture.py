@@ -21,6 +21,8 @@ RANKS = (
         "tfbert.distribution",
         "tfbert.checkpoints",
         "tfbert.retention",
+        "tfbert.spikes",
+        "tfbert.faults",
         "tfbert.run_folder",
         "tfbert.input_wait",
         "tfbert.trainer",

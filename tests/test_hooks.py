@@ -130,6 +130,49 @@ def test_of_run(tmp_path, capfd):
         hook(5, HELD_OUT, "held_out")
     for hook in made:
         hook.close()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "speed.jsonl", "tensorboard"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["events.jsonl", "metrics.jsonl", "speed.jsonl", "tensorboard"]
     assert [row["split"] for row in lines_of(tmp_path / "metrics.jsonl")] == ["train", "held_out"]
     assert "step  5/10   50 %" in capfd.readouterr().err
+
+
+class TestEvents:
+    def test_those_of_the_run_stand_among_the_metrics(self, tmp_path):
+        for name in hooks.EVENTS_OF_THE_RUN + hooks.EVENTS_OF_THE_MACHINE:
+            hook = hooks.metrics_file(tmp_path / name)
+            hook.event(np.int64(3), name, "so it was")
+            of_the_run = name in hooks.EVENTS_OF_THE_RUN
+            assert lines_of(tmp_path / name) == [{"step": 3, "event": name, "text": "so it was"}] * of_the_run
+
+    def test_all_are_kept_with_their_time_whatever_is_done_again(self, tmp_path):
+        for step, torn in ((9, b'{"time": "20'), (4, b"")):
+            hook = hooks.EventsFile(tmp_path / "events.jsonl")
+            hook.event(step, "rollback", "once more")
+            hook.event(step, "spike", "is a matter of the run")
+            hook.close()
+            (tmp_path / "events.jsonl").write_bytes((tmp_path / "events.jsonl").read_bytes() + torn)
+        rows = lines_of(tmp_path / "events.jsonl")
+        assert [row["step"] for row in rows] == [9, 4]
+        assert rows[0].keys() == {"time", "step", "event", "text"} and rows[0]["time"].endswith("+00:00")
+
+    def test_are_shown(self, tmp_path, capfd):
+        logs = hooks.Logs(progress.Watched(tmp_path, 10, 32))
+        logs(5, TRAIN, "train")
+        logs.event(6, "spike", "it leapt")
+        logs.close()
+        assert "spike at step 6: it leapt\n" in capfd.readouterr().err
+
+    def test_logs_go_back_as_at_a_restart(self, tmp_path, capfd):
+        """What is written after going back follows what is kept, and the wait for input begins anew."""
+        waited = [0.0]
+        logs = hooks.Logs(progress.Watched(tmp_path, 20, 32, waited=lambda: waited[0]))
+        for step in (5, 10, 15):
+            logs(step, {**TRAIN, "loss": float(step)}, "train")
+        waited[0] = 1e9
+        logs.rewind(10)
+        logs.event(10, "rollback", "from 17")
+        logs(15, TRAIN, "train")
+        logs.close()
+        assert [row["step"] for row in lines_of(tmp_path / "metrics.jsonl")] == [5, 10, 15]
+        speed = lines_of(tmp_path / "speed.jsonl")
+        assert [row["step"] for row in speed] == [5, 10, 15] and speed[-1]["input_wait_share"] == 0
+        assert [row["event"] for row in lines_of(tmp_path / "events.jsonl")] == ["rollback"]

@@ -504,3 +504,17 @@ class TestSkipCorruptRecords:
         plain = np.array([0x8A9136AA, 0x62A8AB43, 0x46DD794E, 0x113FDB5C], np.uint64)
         masked = ((plain >> np.uint64(15) | plain << np.uint64(17)) + np.uint64(0xA282EAD8)) & np.uint64(0xFFFFFFFF)
         assert tfrecords._masked_crc32c(rows).tolist() == masked.tolist()
+
+
+def test_parts_left_out_are_the_same_however_a_step_is_cut(records):
+    left_out, row = ((3, 2), (9, 1)), stream(records, 48, batch_size=4)
+    kept = [n for part in range(12) if part not in (3, 4, 9) for n in row[4 * part : 4 * part + 4]]
+    for first, pipelines, replicas in ((0, 1, 1), (2, 1, 2), (5, 2, 1), (4, 2, 2), (10, 1, 4)):
+        parts = []
+        for pipeline in range(pipelines):
+            args = (4, 1, 5, first, 6, pipelines, pipeline, replicas)
+            dataset = input_pipeline.without(input_pipeline.train_dataset(records, *args), first, left_out, replicas)
+            parts.append(numbers(dataset, 3 * replicas))
+        cut = np.reshape(parts, (pipelines, 3, -1)).swapaxes(0, 1).reshape(-1).tolist()
+        begin = 4 * (first - sum(part < first for part in (3, 4, 9)))
+        assert cut == kept[begin : begin + 12], first

@@ -101,6 +101,9 @@ def resumed(chosen, output_dir, monkeypatch, stop_at):
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.3)
 
+        def event(self, *_):
+            pass
+
         def close(self):
             pass
 

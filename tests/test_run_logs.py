@@ -26,6 +26,7 @@ def test_series(folder):
         "metrics.jsonl",
         {"step": 0, "split": "held_out", "masked_lm_loss": 9},
         {"step": 10, "split": "train", "masked_lm_loss": 8.5, "learning_rate": 1e-4},
+        {"step": 17, "event": "spike", "text": "no report"},
         {"step": 20, "split": "train", "masked_lm_loss": None},
         {"step": 20, "split": "held_out", "masked_lm_loss": 8},
     )

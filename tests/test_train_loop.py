@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbert import checkpoints, checks, probes, stop_request, train_loop
+from tfbert import batch_ramp, checkpoints, checks, faults, input_pipeline, probes, stop_request, train_loop
 from tfbert import trainer as trainer_lib
 from tfbert.layers import dropout
 
@@ -302,29 +302,56 @@ class TestPlan:
 class Run:
     """`train` on the small model, with what happened in order."""
 
-    def __init__(self, folder, steps=9, features=None, **plan):
+    def __init__(self, folder, steps=9, features=None, on_spike="stop", **plan):
         self.model, self.trainer, optimizer = make()
-        self.saver = checkpoints.Checkpoints(str(folder), self.model, optimizer, self.trainer.state)
+        self.faults = faults.Faults(batch_ramp.BatchRamp(1), 4, on_spike=on_spike)
+        state = self.trainer.state | self.faults.state
+        self.saver = checkpoints.Checkpoints(str(folder), self.model, optimizer, state)
         save, self.events = self.saver.save, []
+        self.reports = Reports(self.events)
         self.saver.save = lambda step: (self.events.append(("save", step)), save(step))
         every = {"log_steps": 3, "eval_steps": 6, "save_checkpoints_steps": 6, "iterations_per_loop": 100, **plan}
         self.plan, self.features = train_loop.Plan(steps, **every), features or batch()
 
-    def report(self, step, metrics, split):
-        self.events.append((split, step))
+    def watch_by(self, watch):
+        """Lets a `spikes.SpikeWatch` look at the losses."""
+        self.trainer._watch = self.faults._watch = watch
+
+    def make_iterator(self):
+        """From the trainer's step on, without what is left out; a step takes four examples."""
+        first, left_out = self.faults.part_at(self.trainer.step), self.faults.left_out
+        dataset = input_pipeline.without(endless(self.features, 4).skip(first), first, left_out)
+        return iter(DEFAULT.distribute_datasets_from_function(lambda _: dataset))
 
     def __call__(self, stop=None, evaluate=lambda: {"loss": 1.0}, evaluate_first=True, iterator=None):
         return train_loop.train(
             self.trainer,
-            iterator or feed(DEFAULT, self.features, 4),
+            (lambda: iterator) if iterator else self.make_iterator,
             self.plan,
             self.saver,
-            self.report,
+            self.reports,
             evaluate,
             lambda step: 0.1,
             stop or Stop(),
+            self.faults,
             evaluate_first,
         )
+
+
+class Reports:
+    """`hooks.Logs` that notes what it is told in order."""
+
+    def __init__(self, events):
+        self.events = events
+
+    def __call__(self, step, metrics, split):
+        self.events.append((split, step))
+
+    def event(self, step, name, text):
+        self.events.append((name, step))
+
+    def rewind(self, step):
+        self.events.append(("rewind", step))
 
 
 class TestTrain:
@@ -371,7 +398,7 @@ class TestTrain:
         features = batch(36)
         features["x"][7 * 4 + 1, 2] = np.nan  # in the eighth step
         run = Run(tmp_path, features=features, iterations_per_loop=at_once)
-        with pytest.raises(checks.InputError, match=r"gradient_norm=nan \(at step 8\)") as e:
+        with pytest.raises(checks.InputError, match=r"gradient_norm=nan \(at step 8, records 28 to 31 in") as e:
             run()
         assert str(tmp_path / "ckpt-6") in str(e.value)
         assert checkpoints.saved_steps(str(tmp_path)) == [6]

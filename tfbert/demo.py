@@ -56,7 +56,7 @@ def _held_out(run_dir):
     """The held-out rows of a run's metrics, first and last."""
     with open(os.path.join(run_dir, "metrics.jsonl"), encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
-    rows = [row for row in rows if row["split"] == "held_out"]
+    rows = [row for row in rows if row.get("split") == "held_out"]
     return rows[0], rows[-1]
 
 

@@ -1,9 +1,17 @@
 """What a run tells while it trains: the progress line, metrics.jsonl, speed.jsonl, and TensorBoard.
 
 A hook is a callable `hook(step, metrics, split)`: `metrics` is {name: number} of optimizer step `step`,
-`split` is "train" or "held_out". `hook.close()` ends it. Only the chief makes hooks, after it has restored.
+`split` is "train" or "held_out". `hook.event(step, name, text)` tells that something happened that is no number, such
+as a fault. `hook.close()` ends it. Only the chief makes hooks, after it has restored.
+
+Events are of two kinds. Those of the run are functions of (config, seed, step), as metrics are, and stand in
+metrics.jsonl between them: `spike` and `not_finite` (records were left out for a bad step), `skipped_records` (they
+were damaged). Those of the machine tell what this process met: `restart`, `damaged_checkpoint`, `rollback`, `gave_up`.
+They stand in events.jsonl with the time of day, in the order in which they happened, and nothing takes a line back.
 """
 
+import dataclasses
+import datetime
 import json
 import math
 import os
@@ -12,7 +20,9 @@ import numpy as np
 
 from tfbert import checks, progress, summaries
 
-METRICS_FILE, SPEED_FILE = "metrics.jsonl", "speed.jsonl"
+METRICS_FILE, SPEED_FILE, EVENTS_FILE = "metrics.jsonl", "speed.jsonl", summaries.EVENTS_FILE
+EVENTS_OF_THE_RUN = ("spike", "not_finite", "skipped_records")
+EVENTS_OF_THE_MACHINE = ("restart", "damaged_checkpoint", "rollback", "gave_up")
 
 progress_line = progress.ProgressLine
 tensorboard = summaries.TensorBoard
@@ -104,6 +114,32 @@ class MetricsFile(JsonLines):
         """Appends {"step": ..., "split": ..., and the metrics}."""
         self.write(step=int(step), split=split, **{name: _plain(value) for name, value in metrics.items()})
 
+    def event(self, step, name, text):
+        """Appends {"step", "event", "text"} of an event of the run."""
+        if name in EVENTS_OF_THE_RUN:
+            self.write(step=int(step), event=name, text=text)
+
+
+class EventsFile(JsonLines):
+    """A hook that keeps the events of the machine, whatever is done again.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path):
+        super().__init__(path, resume_step=math.inf)
+
+    def __call__(self, step, metrics, split):
+        """Metrics are no events."""
+
+    def event(self, step, name, text):
+        """Appends {"time", "step", "event", "text"}."""
+        if name not in EVENTS_OF_THE_MACHINE:
+            return
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self.write(time=now, step=int(step), event=name, text=text)
+
 
 class SpeedFile(JsonLines):
     """A hook that writes what depends on the machine: no part of the promise of exact resumption.
@@ -128,6 +164,9 @@ class SpeedFile(JsonLines):
             values = {**progress.speeds(lap, metrics, self._max_seq_length), "seconds": lap.seconds}
             self.write(step=int(step), **{name: round(value, 3) for name, value in values.items()})
 
+    def event(self, step, name, text):
+        """Events take no time."""
+
 
 metrics_file, speed_file = MetricsFile, SpeedFile
 
@@ -150,4 +189,41 @@ def of_run(watched):
             train_seconds=watched.train_seconds,
             waited=watched.waited,
         ),
+        EventsFile(os.path.join(run_dir, EVENTS_FILE)),
     ]
+
+
+class Logs:
+    """All hooks of a run as one, which can also be taken back to an earlier step.
+
+    Args:
+        watched: The `progress.Watched`.
+        make: watched -> hooks.
+    """
+
+    def __init__(self, watched, make=of_run):
+        self._watched, self._make = watched, make
+        self._hooks = make(watched)
+
+    def __call__(self, step, metrics, split):
+        """Reports to each."""
+        for hook in self._hooks:
+            hook(step, metrics, split)
+
+    def event(self, step, name, text):
+        """Tells each that something happened at a step."""
+        for hook in self._hooks:
+            hook.event(step, name, text)
+
+    def rewind(self, step):
+        """Forgets what was reported after a step, as a run forgets it that goes on from there in a new process."""
+        self.close()
+        waited = self._watched.waited
+        before = waited() if waited else 0.0
+        since = waited and (lambda: waited() - before)
+        self._hooks = self._make(dataclasses.replace(self._watched, resume_step=step, waited=since))
+
+    def close(self):
+        """Closes each."""
+        for hook in self._hooks:
+            hook.close()

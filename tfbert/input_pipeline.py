@@ -138,6 +138,30 @@ def train_dataset(
     return dataset.prefetch(2 * replicas_per_pipeline)
 
 
+def without(dataset, first, left_out, replicas_per_pipeline=1):
+    """A training dataset without some of its parts.
+
+    Args:
+        dataset: Of `train_dataset`: of each part, as many elements as there are replicas.
+        first: The part that it begins with.
+        left_out: ((first part, parts), ...).
+        replicas_per_pipeline: Replicas that this host feeds.
+
+    Returns:
+        A dataset of the same elements but those.
+    """
+    ahead = [(part, part + parts) for part, parts in left_out if part + parts > first]
+    if not ahead:
+        return dataset
+    begins, ends = (tf.constant(bounds, tf.int64) for bounds in zip(*ahead))
+
+    def is_wanted(number, _):
+        part = first + number // replicas_per_pipeline
+        return ~tf.reduce_any((begins <= part) & (part < ends))
+
+    return dataset.enumerate().filter(is_wanted).map(lambda _, element: element)
+
+
 def eval_dataset(records, batch_size, max_batches=None, num_pipelines=1, pipeline_index=0, replicas_per_pipeline=1):
     """Every record once, in the order of the files.
 

@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "vocab_file",
     "do_lower_case",
     "bert_config_file",
+    "skip_corrupt_records",  # which were skipped is compared
 )
 
 
@@ -47,6 +48,9 @@ class PretrainConfig(training.TrainingConfig):
 
     input_file: tuple[str, ...] = config.field((), "Globs of TFRecord files to train on.")
     eval_input_file: tuple[str, ...] = config.field((), "Globs of held-out TFRecord files; none: no evaluation.")
+    skip_corrupt_records: bool = config.field(
+        False, "Reads all files through before the first step, and leaves out records that are damaged or cut short."
+    )
     vocab_file: str = config.field("", "vocab.txt, or the folder that holds it.")
     do_lower_case: bool | None = config.field(None, "Lower-case text; by default as the vocabulary says.")
     bert_config_file: str = config.field("", "A bert_config.json; this or model, or neither with init_checkpoint.")
@@ -116,10 +120,11 @@ def _encoder_config(flags, vocab):
 def _open_records(flags, vocab):
     """(records to train on, held-out records or None)."""
     sizes = flags.max_seq_length, flags.max_predictions_per_seq, vocab
-    records = record_sets.open_records(flags.input_file, *sizes, flags.mask_unit, flags.masked_lm_prob)
+    skip = flags.skip_corrupt_records
+    records = record_sets.open_records(flags.input_file, *sizes, flags.mask_unit, flags.masked_lm_prob, skip)
     if not flags.eval_input_file:
         return records, None
-    held_out_records = record_sets.open_records(flags.eval_input_file, *sizes)
+    held_out_records = record_sets.open_records(flags.eval_input_file, *sizes, skip_corrupt_records=skip)
     held_out_records = record_sets.for_evaluation(held_out_records, records.sentence_objective)
     packed = records.packed or held_out_records.packed  # one model takes both
     return tuple(dataclasses.replace(r, packed=packed) for r in (records, held_out_records))
@@ -153,6 +158,7 @@ def _job(flags, run, records, held_out_records):
         about=f"{records.total:,} records, {held_out_records.total if held_out_records else 0:,} held out",
         hparams=run.config["pretrain"],
         max_seq_length=flags.max_seq_length,
+        skipped=(*records.skipped, *(held_out_records.skipped if held_out_records else ())),
     )
 
 

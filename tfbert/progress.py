@@ -267,6 +267,10 @@ class ProgressLine:
         self._stream.write(text)
         self._stream.flush()
 
+    def event(self, step, name, text):
+        """Shows what happened; it stays above the live line."""
+        self._write(f"{name} at step {step:,}: {text}", _width(self._stream), stays=True)
+
     def close(self):
         """Leaves the live line on the terminal and the cursor beneath it."""
         if self._live:

@@ -102,7 +102,7 @@ def read(run_dir):
     where = os.path.join(run_dir, hooks.METRICS_FILE)
     checks.require(rows, "metrics.jsonl must hold at least one report", "none", where, _WRITTEN_BY)
     metrics = {split: [row for row in rows if row.get("split") == split] for split in (TRAIN, HELD_OUT)}
-    others = [row for row in rows if row.get("split") not in metrics]
+    others = [row for row in rows if row.get("split") not in metrics and "event" not in row]
     splits = f"the split of each report must be {TRAIN} or {HELD_OUT}"
     checks.require(not others, splits, f"{others[:1]}", where)
     if os.path.exists(os.path.join(run_dir, hooks.SPEED_FILE)):

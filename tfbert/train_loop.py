@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 
 from tfbert import checks
 
@@ -50,60 +49,90 @@ class Plan:
         return count
 
 
-def _not_finite(step, loss, norm, checkpoints):
-    last = (
-        f"The last good checkpoint is {checkpoints.latest}" if checkpoints.latest else "No checkpoint was written yet"
-    )
-    do = f"{last}; nothing of this step was saved. Lower the learning rate or look for bad records, in a new output_dir"
-    return checks.error("loss and gradient must be finite", f"loss={loss}, gradient_norm={norm}", f"step {step}", do)
+def _roll_back(fault, trainer, checkpoints, logs, faults):
+    """Goes back to the last checkpoint after a bad step, whose records are left out from here on; returns its step.
+
+    Raises:
+        InputError: going back is not wanted, not possible, or was tried often enough.
+    """
+    checkpoints.wait()
+    try:
+        faults.require_hope(fault, checkpoints.agreed_step(), checkpoints.run_dir)
+    except checks.InputError as e:
+        logs.event(fault.step, fault.name, f"{fault.what}: the run ends")
+        logs.event(fault.step, "gave_up", str(e))
+        raise
+    known = faults.known
+    step = checkpoints.restore_latest()
+    faults.leave_out([*known, fault])
+    logs.rewind(step)
+    logs.event(step, "rollback", f"from step {fault.step} to {step}: {fault.text}")
+    return step
 
 
-def train(trainer, iterator, plan, checkpoints, report, evaluate, learning_rate, stop, evaluate_first=True):
+def train(trainer, make_iterator, plan, checkpoints, logs, evaluate, learning_rate, stop, faults, evaluate_first=True):
     """Trains from the trainer's step to the end of the plan or of the time, or until a stop is asked for.
 
     At one step the order is: report of training, evaluation, checkpoint. So what a checkpoint's step has to
     report was reported before it was written, and a run that goes on from it lacks no line.
 
+    After a bad step it goes back to the last checkpoint and on from there without that step's records. That the
+    records were left out is reported when their step is done again, in the order of steps: so the logs too are
+    functions of the step, whenever a run is killed.
+
     Args:
         trainer: The `Trainer`, restored.
-        iterator: Micro-batches from the trainer's step on.
+        make_iterator: () -> micro-batches from the trainer's step on, without those that `faults` leaves out.
         plan: The `Plan`.
         checkpoints: The run's `Checkpoints`.
-        report: report(step, metrics, split), split "train" or "held_out".
+        logs: The run's `hooks.Logs`.
         evaluate: () -> metrics, or None if a stop was asked for; or None if there is nothing to evaluate.
         learning_rate: learning_rate(step), of the update that follows `step` steps.
         stop: An open `stop_request.StopRequest`.
+        faults: The run's `faults.Faults`.
         evaluate_first: Whether the step to start from is still to be evaluated, if it is due.
 
     Returns:
         The step reached, of which there is a checkpoint.
 
     Raises:
-        InputError: a loss or a gradient was not finite, or a checkpoint could not be written.
+        InputError: a step was bad and going back is not to help, or a checkpoint could not be written.
     """
+
+    def report_training(step):
+        logs(step, {**trainer.take_report(), "learning_rate": learning_rate(step - 1)}, "train")
+
+    iterator = make_iterator()
     step = reported = trainer.step
     saved = checkpoints.latest_step
     evaluated = None if evaluate_first else step
     while True:
-        over = plan.is_over(step) or trainer.time_is_over
+        over, is_best = plan.is_over(step) or trainer.time_is_over, False
         if over and step > reported:  # the time ended between two reports
-            report(step, {**trainer.take_report(), "learning_rate": learning_rate(step - 1)}, "train")
+            report_training(step)
         if evaluate is not None and (over or plan.evaluates_at(step)) and step != evaluated and stop.signal is None:
             metrics = evaluate()
             if metrics is not None:
-                report(step, metrics, "held_out")
-                evaluated = step
+                logs(step, metrics, "held_out")
+                evaluated, is_best = step, checkpoints.note_quality(step, metrics)
         stopping = stop.signal is not None
-        if step != saved and (over or plan.saves_at(step) or stopping):
+        due = over or plan.saves_at(step) or stopping or is_best or (step == 0 and faults.rolls_back)
+        if step != saved and due:
             checkpoints.save(step)
             saved = step
         if stopping or over:
+            checkpoints.wait()
             return step
-        loss, norm = trainer.run(iterator, plan.steps_at_once(step), stop)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise _not_finite(trainer.step, loss, norm, checkpoints)
+        checkpoints.raise_failure()
+        loss, gradient_norm = trainer.run(iterator, plan.steps_at_once(step), stop)
+        for done_again in faults.between(step, trainer.step):
+            logs.event(done_again.step, done_again.name, done_again.text)
+        if fault := faults.of_last_step(trainer.step, loss, gradient_norm):
+            step = reported = evaluated = saved = _roll_back(fault, trainer, checkpoints, logs, faults)
+            iterator = make_iterator()
+            continue
         if trainer.step > step and plan.logs_at(trainer.step):
-            report(trainer.step, {**trainer.take_report(), "learning_rate": learning_rate(trainer.step - 1)}, "train")
+            report_training(trainer.step)
             reported = trainer.step
         step = trainer.step
 

@@ -136,13 +136,16 @@ class Trainer:
         clip_norm: Bound of the global norm of the gradient; 0 for none.
         seed: The run's seed; dropout's masks are made of it.
         clock: A `training_clock.TrainingClock` that the run ends by, or None.
+        watch: A `spikes.SpikeWatch` that looks at each loss, or None.
     """
 
-    def __init__(self, strategy, model, optimizer, objective, micro_batches=1, clip_norm=1.0, seed=0, clock=None):
+    def __init__(
+        self, strategy, model, optimizer, objective, micro_batches=1, clip_norm=1.0, seed=0, clock=None, watch=None
+    ):
         self._strategy, self._model, self._optimizer, self._objective = strategy, model, optimizer, objective
         is_number = isinstance(micro_batches, int)
         self._ramp = batch_ramp.BatchRamp(micro_batches) if is_number else micro_batches
-        self._clip_norm, self._seed, self._clock = clip_norm, seed, clock
+        self._clip_norm, self._seed, self._clock, self._watch = clip_norm, seed, clock, watch
         self._parts, self._part_of = probes.parts_of([v.path for v in model.trainable_variables])
         rows = len(objective.loss_names + objective.metric_names) + 2 + len(self._parts)
         self._step = host_variable(0, tf.int64)
@@ -153,7 +156,8 @@ class Trainer:
     @property
     def state(self):
         """{name: tf.Variable}: what a checkpoint must hold besides the model and the optimizer."""
-        return {"step": self._step, "sums": self._sums, **(self._clock.state if self._clock else {})}
+        parts = [part.state for part in (self._clock, self._watch) if part]
+        return {"step": self._step, "sums": self._sums, **{n: v for state in parts for n, v in state.items()}}
 
     @property
     def step(self):
@@ -173,6 +177,8 @@ class Trainer:
     def run(self, iterator, count, stop):
         """Does `count` steps, or fewer if `stop` asks, the time is over or the batch grows, without asking the host.
 
+        A step whose loss is a spike, or which is not finite, is the last.
+
         Args:
             iterator: Gives per-replica micro-batches, `micro_batches` of them a step.
             count: Steps, at most.
@@ -183,6 +189,8 @@ class Trainer:
         """
         if self._clock:
             self._clock.resume()
+        if self._watch:
+            self._watch.begin()
         count = min(count, self._ramp.same_from(self.step) or count)
         # A number of its own of micro-batches is a graph of its own.
         self._run(iterator, tf.constant(count), stop.variable, self._ramp.at(self.step))
@@ -202,6 +210,8 @@ class Trainer:
     def _run(self, iterator, count, stop, micro_batches):
         def going_on(i):
             more = (i < count) & tf.reduce_all(tf.math.is_finite(self._last)) & ~stop
+            if self._watch:
+                more &= ~self._watch.found
             return more & self._clock.tick() if self._clock else more
 
         def one_step(i):
@@ -212,6 +222,8 @@ class Trainer:
             sums, last = (self._strategy.experimental_local_results(x)[0] for x in results)
             self._sums.assign_add(tf.cast(sums, tf.float64))
             self._last.assign(last)
+            if self._watch:
+                self._watch.look(last[0])
             self._step.assign_add(1)
             return i + 1
 

@@ -14,11 +14,15 @@ from tfbert import (
     checks,
     config,
     distribution,
+    faults,
     hooks,
     initial_weights,
+    input_pipeline,
     profiling,
     progress,
+    retention,
     run_folder,
+    spikes,
     stop_request,
     summaries,
     train_loop,
@@ -34,6 +38,11 @@ MAY_CHANGE = (
     "output_dir",
     "save_checkpoints_steps",
     "keep_checkpoint_max",
+    "keep_checkpoint_every_n_hours",
+    "keep_best_metric",
+    "on_spike",  # these three matter after a bad step only
+    "max_rollbacks",
+    "spike_factor",
     "iterations_per_loop",
     "profile_steps",
     "tpu_name",
@@ -99,6 +108,22 @@ class TrainingConfig:
     random_seed: int = config.field(12345, "Seed of weights, order and dropout.", lower_bound=0, upper_bound=2**31 - 1)
     save_checkpoints_steps: int = config.field(1000, "Steps from checkpoint to checkpoint.", lower_bound=1)
     keep_checkpoint_max: int = config.field(5, "Newest checkpoints that are kept; 0: all.", lower_bound=0)
+    keep_checkpoint_every_n_hours: float = config.field(
+        0.0, "Also keeps the first checkpoint, and one for each so many hours after it; 0: none.", lower_bound=0.0
+    )
+    keep_best_metric: str = config.field(
+        "", "Also keeps the checkpoint that is the best by this held-out metric, such as masked_lm_loss."
+    )
+    on_spike: str = config.field(
+        "rollback",
+        "After a step whose loss leaps or is not finite: rollback goes back to the last checkpoint and on without the "
+        "records of that step; stop ends the run.",
+        choices=faults.ON_SPIKE,
+    )
+    spike_factor: float = config.field(
+        10.0, "A loss so many deviations above its running mean is a spike; 0: none is.", lower_bound=0.0
+    )
+    max_rollbacks: int = config.field(3, "Rollbacks from one checkpoint to the next, at most.", lower_bound=1)
     eval_steps: int = config.field(
         1000, "Steps from evaluation to evaluation; 0: at the start and the end only.", lower_bound=0
     )
@@ -197,6 +222,7 @@ class Job:
         about: What is trained on, as text for people.
         hparams: {name: value} of the configuration, for TensorBoard.
         max_seq_length: Tokens in a row.
+        skipped: Text about each damaged record that is left out.
     """
 
     build_model: Callable
@@ -207,6 +233,7 @@ class Job:
     about: str
     hparams: dict
     max_seq_length: int
+    skipped: tuple = ()
 
 
 def check_batches(flags, strategy):
@@ -251,13 +278,23 @@ def _build(flags, encoder, strategy, build_model, schedule):
 def _begin(flags, run, saved, model, optimizer):
     """Restores the newest checkpoint and returns its step; None for a run that is new, which gets its weights."""
     resume_step = saved.restore_latest()
-    if resume_step is not None:
-        _say(f"going on from {saved.latest}")
-    elif flags.init_checkpoint:
+    if resume_step is None and flags.init_checkpoint:
         _say(initial_weights.take(flags.init_checkpoint, flags.allow_missing, model, run))
         if flags.keep_optimizer:
             _say(initial_weights.take_optimizer(flags.init_checkpoint, model, optimizer))
     return resume_step
+
+
+def _tell_of_start(logs, job, saved, resume_step):
+    """Writes to the logs how this process found the data and the run."""
+    if resume_step is None:
+        if job.skipped:
+            logs.event(0, "skipped_records", f"{len(job.skipped)} that are damaged: {'; '.join(job.skipped)}")
+    else:
+        for prefix in saved.damaged:
+            name = os.path.basename(prefix)
+            logs.event(resume_step, "damaged_checkpoint", f"{name} could not be read and was renamed {name}.*.damaged")
+        logs.event(resume_step, "restart", f"going on from {os.path.basename(saved.latest)}")
 
 
 def _train(flags, run, strategy, job):
@@ -275,15 +312,31 @@ def _train(flags, run, strategy, job):
     Raises:
         InputError: what is read or written cannot be, or training went wrong.
     """
+    checks.require(
+        job.held_out is not None or not flags.keep_best_metric,
+        "keep_best_metric needs something to evaluate on",
+        f"keep_best_metric={flags.keep_best_metric}, and nothing held out",
+        do="Give --eval_input_file, or leave it out",
+    )
     clock = training_clock.TrainingClock(flags.train_hours * 3600) if flags.train_hours else None
     schedule = _schedule(flags, clock)
     model, optimizer = _build(flags, run.encoder, strategy, job.build_model, schedule)
     ramp = batch_ramp.BatchRamp(flags.gradient_accumulation_steps, round(flags.batch_ramp * flags.num_train_steps))
     part = flags.train_batch_size // ramp.parts
+    watch = spikes.SpikeWatch(flags.spike_factor)
     trainer = trainer_lib.Trainer(
-        strategy, model, optimizer, job.objective, ramp, flags.clip_norm, flags.random_seed, clock
+        strategy, model, optimizer, job.objective, ramp, flags.clip_norm, flags.random_seed, clock, watch
     )
-    saved = checkpoints.Checkpoints(run.dir, model, optimizer, trainer.state, flags.keep_checkpoint_max)
+    bad_steps = faults.Faults(ramp, part, watch, flags.on_spike, flags.max_rollbacks)
+    saved = checkpoints.Checkpoints(
+        run.dir,
+        model,
+        optimizer,
+        trainer.state | bad_steps.state,
+        retention.Policy(flags.keep_checkpoint_max, flags.keep_checkpoint_every_n_hours, flags.keep_best_metric),
+        background=True,
+        zero_if_absent=[*watch.state, *bad_steps.state],
+    )
     resume_step = _begin(flags, run, saved, model, optimizer)
     _say(f"{model.count_params():,} parameters, {job.about}, {strategy.num_replicas_in_sync} replicas")
     evaluation = job.held_out and job.held_out(strategy, model)
@@ -293,7 +346,9 @@ def _train(flags, run, strategy, job):
 
     def make_dataset(*pipeline):
         # Parts take the place of steps, since steps are not of one size.
-        return job.train_dataset(part, ramp.before(trainer.step), *pipeline)
+        first = bad_steps.part_at(trainer.step)
+        dataset = job.train_dataset(part, first, *pipeline)
+        return input_pipeline.without(dataset, first, bad_steps.left_out, pipeline[-1])
 
     profiled = profiling.Profiled(
         trainer,
@@ -302,7 +357,7 @@ def _train(flags, run, strategy, job):
     )
     guess_features = evaluation and evaluation.some(GUESSES)
     evaluate_first = resume_step is None or not run_folder.was_evaluated(run.dir, resume_step)
-    logs = hooks.of_run(
+    logs = hooks.Logs(
         progress.Watched(
             run.dir,
             flags.last_step,
@@ -318,16 +373,18 @@ def _train(flags, run, strategy, job):
             waited=lambda: trainer.input_wait_seconds,
         )
     )
-    with train_loop.closing([*logs, profiled]), stop_request.StopRequest() as stop, job.reading():
+    with train_loop.closing([logs, profiled, saved]), stop_request.StopRequest() as stop, job.reading():
+        _tell_of_start(logs, job, saved, resume_step)
         step = train_loop.train(
             profiled,
-            iter(distribution.distribute(strategy, make_dataset)),
+            lambda: iter(distribution.distribute(strategy, make_dataset)),
             plan,
             saved,
-            report=lambda *report: [hook(*report) for hook in logs],
+            logs,
             evaluate=evaluation and (lambda: evaluation.evaluate(stop)),
             learning_rate=lambda step: float(schedule(step)),
             stop=stop,
+            faults=bad_steps,
             evaluate_first=evaluate_first,
         )
     if profiled.profiled:
