@@ -1,0 +1,188 @@
+"""What goes wrong while a whole run trains, and what a person finds of it afterwards."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+
+from tests import tiny_records
+from tests.test_checkpoints import small_disk
+from tests.test_pretrain import assert_same_to_the_bit, metrics_of, pretrain_until, start, wait_for_lines
+from tfbert import checkpoints, checks, pretrain, retention, run_folder, spikes
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory):
+    """A folder of records of which one, number 17, has a weight that is not a number."""
+    folder = str(tmp_path_factory.mktemp("poisoned"))
+    tiny_records.make(folder)
+    batch = tiny_records.examples(1, 20)
+    batch["masked_lm_weights"][17, 0] = np.nan
+    tiny_records.write(os.path.join(folder, "train-0.tfrecord"), batch)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def healed(poisoned, tmp_path_factory):
+    """(flags, run folder) of a run on them that nobody interrupted: three epochs and a bit."""
+    flags = tiny_records.flags(poisoned, tmp_path_factory.mktemp("healed"))
+    assert pretrain.run(flags) == 0
+    return flags, flags.output_dir
+
+
+def events_of(run_dir, name="events.jsonl"):
+    with open(os.path.join(run_dir, name)) as f:
+        return [row for row in map(json.loads, f) if "event" in row]
+
+
+@pytest.mark.slow
+class TestPoisonedRecords:
+    def test_are_left_out_wherever_they_come(self, healed):
+        """Once an epoch; losses are finite, and the run has all of its steps."""
+        rows = metrics_of(healed[1])
+        trained = [row for row in rows if row.get("split") == "train"]
+        assert [row["step"] for row in trained] == [5, 10, 15] and None not in [row["loss"] for row in trained]
+        found = [row for row in rows if "event" in row]
+        assert 3 <= len(found) <= 4 and {row["event"] for row in found} == {"not_finite"}
+        assert all(row["text"].startswith("loss nan, gradient norm nan: records ") for row in found)
+        assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+
+    def test_a_person_finds_it(self, healed):
+        assert [row["event"] for row in events_of(healed[1])] == ["rollback"] * 4
+        folder = os.path.join(healed[1], "tensorboard", "train")
+        tags = event_accumulator.EventAccumulator(folder).Reload().Tags()["tensors"]
+        assert any("rollback" in tag for tag in tags) and any("not_finite" in tag for tag in tags)
+
+    def test_interrupted_it_ends_with_the_same_bits(self, healed, tmp_path):
+        """Also if it saves after each step, so that no step is done again but the bad ones."""
+        changes = {"save_checkpoints_steps": 1, "keep_checkpoint_max": 0, "iterations_per_loop": 1}
+        flags = dataclasses.replace(healed[0], output_dir=str(tmp_path), **changes)
+        pretrain_until(flags, 8)
+        assert pretrain.run(flags) == 0
+        assert_same_to_the_bit(flags.output_dir, healed[1], 15)
+        assert "restart" in [row["event"] for row in events_of(flags.output_dir)]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"strategy": "mirrored"}, {"batch_ramp": 0.8, "gradient_accumulation_steps": 4}],
+        ids=["mirrored", "ramp"],
+    )
+    def test_other_ways_of_training_too(self, poisoned, tmp_path, changes):
+        whole = tiny_records.flags(poisoned, tmp_path / "whole", **changes)
+        assert pretrain.run(whole) == 0
+        assert len(events_of(whole.output_dir, "metrics.jsonl")) >= 2
+        parts = dataclasses.replace(whole, output_dir=str(tmp_path / "parts"), iterations_per_loop=1)
+        pretrain_until(parts, 8)
+        assert pretrain.run(parts) == 0
+        assert_same_to_the_bit(parts.output_dir, whole.output_dir, 15)
+
+    def test_killed_at_once_after_it(self, poisoned, tmp_path):
+        """SIGKILL while the run has gone back and not yet saved what it leaves out."""
+        long = {"num_train_steps": 60, "save_checkpoints_steps": 30, "log_steps": 1, "eval_steps": 0}
+        long["max_rollbacks"] = 30
+        whole = tiny_records.flags(poisoned, tmp_path / "whole", **long)
+        assert pretrain.run(whole) == 0
+        flags = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
+        with open(tmp_path / "log", "w") as log:
+            process = start(flags, log)
+            wait_for_lines(process, flags.output_dir, 40)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert start(flags, log).wait() == 0
+        assert_same_to_the_bit(flags.output_dir, whole.output_dir, 60)
+
+    def test_stop_names_the_step_and_its_records(self, poisoned, tmp_path):
+        flags = tiny_records.flags(poisoned, tmp_path, on_spike="stop")
+        with pytest.raises(checks.InputError, match=r"must be finite; got loss=nan.*at step \d+, records \d+ to \d+"):
+            pretrain.run(flags)
+        # And the same run goes on when it is told to leave them out.
+        assert pretrain.run(dataclasses.replace(flags, on_spike="rollback")) == 0
+
+
+@pytest.mark.slow
+def test_a_spike_is_left_out(tmp_path, monkeypatch):
+    """Bounds so narrow that a run that is well has spikes."""
+    monkeypatch.setattr(spikes, "WINDOW", 6)
+    monkeypatch.setattr(spikes, "LEAST_SHARE", 0.0)
+    monkeypatch.setattr(spikes, "LEAST_DEVIATION", 0.0)
+    tiny_records.make(tmp_path / "records")
+    whole = tiny_records.flags(str(tmp_path / "records"), tmp_path / "whole", spike_factor=0.4, num_train_steps=40)
+    assert pretrain.run(whole) == 0
+    found = events_of(whole.output_dir, "metrics.jsonl")
+    assert found and {row["event"] for row in found} == {"spike"} and ", above " in found[0]["text"]
+    parts = dataclasses.replace(whole, output_dir=str(tmp_path / "parts"))
+    pretrain_until(parts, 8)
+    assert pretrain.run(parts) == 0
+    assert_same_to_the_bit(parts.output_dir, whole.output_dir, 40)
+
+
+@pytest.mark.slow
+class TestCheckpointsOfARun:
+    def test_the_best_is_kept_and_can_be_asked_for(self, healed, tmp_path):
+        changes = {"keep_best_metric": "masked_lm_loss", "keep_checkpoint_max": 1, "eval_steps": 2}
+        flags = dataclasses.replace(healed[0], output_dir=str(tmp_path), learning_rate=0.3, **changes)
+        assert pretrain.run(flags) == 0
+        losses = {r["step"]: r["masked_lm_loss"] for r in metrics_of(str(tmp_path)) if r.get("split") == "held_out"}
+        best = min(losses, key=losses.get)
+        assert checkpoints.saved_steps(str(tmp_path)) == sorted({best, 15})
+        assert retention.read_best(str(tmp_path)).step == best
+        assert run_folder.checkpoint_prefix(str(tmp_path), "best") == checkpoints.prefix_of(str(tmp_path), best)
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written(healed, tmp_path):
+    with small_disk(tmp_path / "disk", 4 << 20) as mounted:
+        if not mounted:
+            pytest.skip("needs the right to mount a small file system")
+        flags = dataclasses.replace(healed[0], output_dir=str(tmp_path / "disk" / "run"))
+        pretrain_until(flags, 8)
+        subprocess.check_call(["mount", "-o", "remount,ro", str(tmp_path / "disk")])
+        with pytest.raises(checks.InputError, match="Read-only file system"):
+            pretrain.run(flags)
+        subprocess.check_call(["mount", "-o", "remount,rw", str(tmp_path / "disk")])
+        assert pretrain.run(flags) == 0
+        assert_same_to_the_bit(flags.output_dir, healed[1], 15)
+
+
+@pytest.mark.slow
+def test_damaged_records_are_left_out(tmp_path):
+    folder = str(tmp_path / "records")
+    tiny_records.make(folder)
+    path = os.path.join(folder, "train-1.tfrecord")
+    with open(path, "r+b") as f:
+        size = os.path.getsize(path) // 33
+        f.seek(7 * size + 40)
+        f.write(b"\xff" * 5)
+        f.truncate(32 * size + 50)
+    plain = tiny_records.flags(folder, tmp_path / "whole")
+    with pytest.raises(checks.InputError, match=r"TFRecord files must be whole.*--skip_corrupt_records"):
+        pretrain.run(plain)
+    whole = dataclasses.replace(plain, skip_corrupt_records=True)
+    assert pretrain.run(whole) == 0
+    first = metrics_of(whole.output_dir)[0]
+    assert (first["step"], first["event"]) == (0, "skipped_records")
+    assert first["text"].startswith("2 that are damaged: record 7 of train-1.tfrecord, bytes ")
+    with open(os.path.join(whole.output_dir, "config.json")) as f:
+        about = json.load(f)["records"]["train"]
+    assert about["files"] == {"train-0.tfrecord": 20, "train-1.tfrecord": 31} and len(about["skipped"]) == 2
+    parts = dataclasses.replace(whole, output_dir=str(tmp_path / "parts"))
+    pretrain_until(parts, 8)
+    assert pretrain.run(parts) == 0
+    assert_same_to_the_bit(parts.output_dir, whole.output_dir, 15)
+
+
+def test_the_table_of_faults_names_tests_that_exist():
+    root = pathlib.Path(__file__).parents[1]
+    rows = re.search(r"^\| fault \|.*?\n\n", (root / "BUILD.md").read_text(encoding="utf-8"), re.S | re.M).group()
+    for row in rows.strip().splitlines()[2:]:
+        named = re.findall(r"`(tests/\w+\.py)::(\w+)`", row)
+        assert named, row
+        for path, test in named:
+            assert f"def {test}(" in (root / path).read_text(encoding="utf-8"), row
