@@ -8,17 +8,26 @@ that XLA reaches on a CPU.
 Gradients are compiled too, and computed from the arguments alone: what lies between is computed again, which is
 cheaper than to write it down and to read it. So the masks of dropout are never stored.
 
-Inference does not come here: an exported graph has plain operations only.
+Inference does not come here: an exported graph has plain operations only. Nor does a step that is compiled as a
+whole, as a TPU's is: there these functions are plain operations too.
 """
 
 import functools
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util  # what tells that a compiler is at work has no public name
 
 
 def compiled(function):
-    """A `tf.function` that XLA compiles into few loops."""
-    return tf.function(function, jit_compile=True, autograph=False)
+    """The function, compiled by XLA into few loops, unless what calls it is compiled already."""
+    by_itself = tf.function(function, jit_compile=True, autograph=False)
+
+    @functools.wraps(function)
+    def run(*args):
+        within = control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        return (function if within else by_itself)(*args)
+
+    return run
 
 
 def differentiable(count):
