@@ -1,11 +1,15 @@
 """Tests of tfbert.distribution: devices, and which replica gets which records."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import test_input_pipeline as fixtures
-from tfbert import checks, distribution, input_pipeline, record_sets
+from tests import test_pretrain, tiny_records
+from tfbert import checks, distribution, input_pipeline, pretrain, record_sets
 
 
 def test_default_is_one_device():
@@ -28,7 +32,7 @@ def test_tpu_that_is_not_there(name):
 
 
 def test_other_names_are_refused():
-    with pytest.raises(checks.InputError, match="default, mirrored, tpu; got strategy='mirror'"):
+    with pytest.raises(checks.InputError, match="default, mirrored, multi_worker, tpu; got strategy='mirror'"):
         distribution.make_strategy("mirror")
 
 
@@ -67,3 +71,47 @@ def test_evaluation_ends_on_all_replicas_at_once(tmp_path, name):
     )
     batches = [strategy.experimental_local_results(b["example_weights"]) for b in dataset]
     assert np.concatenate([np.concatenate(b) for b in batches]).tolist() == [1.0] * 9 + [0.0] * 3
+
+
+# A process of its own, since the number of devices is fixed once TensorFlow has started.
+ON_DEVICES = """
+import sys
+import tensorflow as tf
+from tfbert import config, pretrain
+
+[cpu] = tf.config.list_physical_devices("CPU")
+devices = [tf.config.LogicalDeviceConfiguration()] * int(sys.argv.pop(1))
+tf.config.set_logical_device_configuration(cpu, devices)
+config.define_flags(pretrain.PretrainConfig)
+pretrain.checks.run_program(pretrain.main)
+"""
+
+
+@pytest.mark.slow
+def test_four_devices_train_as_one(tmp_path):
+    """Without dropout, whose masks are each device's own."""
+    tiny_records.make(tmp_path)
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    one = tiny_records.flags(tmp_path, tmp_path / "one", **rates)
+    assert pretrain.run(one) == 0
+    four = tiny_records.flags(tmp_path, tmp_path / "four", strategy="mirrored", **rates)
+    command = [sys.executable, "-c", ON_DEVICES, "4", *test_pretrain.arguments(four)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 replicas" in done.stderr
+    test_pretrain.assert_close(four.output_dir, one.output_dir, 15)
+
+
+def test_alone_a_process_is_the_chief_and_everyone():
+    strategy = distribution.make_strategy("default")
+    assert distribution.is_chief(strategy) and distribution.members(strategy) is None
+    assert distribution.everyones(strategy, 7) == [7] and distribution.of_chief(strategy, -1) == -1
+    with pytest.raises(checks.InputError, match="of mine"), distribution.together(strategy):
+        raise checks.InputError("of mine")
+
+
+def test_several_workers_are_told_what_the_environment_must_say(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(checks.InputError, match=r"needs to know who trains together.*TF_CONFIG="):
+        distribution.make_strategy("multi_worker")

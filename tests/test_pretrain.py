@@ -335,13 +335,15 @@ def pretrain_until(flags, step):
         assert pretrain.run(flags) == 0
 
 
+def arguments(flags):
+    """A configuration as flags of a command line."""
+    given = {name: value for name, value in dataclasses.asdict(flags).items() if value is not None}
+    return [f"--{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in given.items()]
+
+
 def start(flags, log):
     """Starts the program in a process of its own."""
-    arguments = []
-    for name, value in dataclasses.asdict(flags).items():
-        if value is not None:
-            arguments.append(f"--{name}={','.join(value) if isinstance(value, tuple) else value}")
-    return subprocess.Popen([sys.executable, "-m", "tfbert.pretrain", *arguments], stderr=log, stdout=log)
+    return subprocess.Popen([sys.executable, "-m", "tfbert.pretrain", *arguments(flags)], stderr=log, stdout=log)
 
 
 def lines_of(run_dir):

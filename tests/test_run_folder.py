@@ -129,6 +129,33 @@ def test_checkpoints_of_unknown_origin_are_left_alone(tmp_path):
 
 
 @pytest.mark.slow
+class TestJoin:
+    """Another worker, on the folder that the first one has made."""
+
+    def join(self, folder, program=PROGRAM, **kwargs):
+        return run_folder.join(str(folder), tiny.config(), tiny_records.vocab(), program, **kwargs)
+
+    def test_sees_the_same(self, tmp_path):
+        assert make(tmp_path) == self.join(tmp_path)
+
+    def test_other_flags_are_named(self, tmp_path):
+        make(tmp_path)
+        with pytest.raises(checks.InputError, match=r"every worker must be given.*learning_rate: 0.1 -> 0.2"):
+            self.join(tmp_path, changed(learning_rate=0.2))
+        assert self.join(tmp_path, changed(tpu_name="x"), may_change=["pretrain.tpu_name"]).config["pretrain"] == {
+            "learning_rate": 0.1,
+            "tpu_name": "",
+        }
+
+    def test_a_folder_that_is_older_than_a_flag(self, tmp_path):
+        make(tmp_path)
+        assert self.join(tmp_path, changed(new=1), defaults={"pretrain": {"new": 1}})
+
+    def test_storage_that_is_not_shared(self, tmp_path):
+        with pytest.raises(checks.InputError, match=r"must see the run folder.*storage that they share"):
+            self.join(tmp_path / "elsewhere")
+
+
 def test_load_pretrainer(tmp_path):
     model = trained(tmp_path)
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -63,12 +63,13 @@ class SGD(keras.optimizers.SGD):
         self.apply([scale * g for g in gradients], variables)
 
 
-def make(strategy=DEFAULT, micro_batches=1, clip_norm=CLIP, rate=0.0, seed=0, objective=OBJECTIVE):
+def make(strategy=DEFAULT, micro_batches=1, clip_norm=CLIP, rate=0.0, seed=0, objective=OBJECTIVE, loss_scale=None):
     with strategy.scope():
         model = build(rate)
         optimizer = SGD(RATE)
         optimizer.build(model.trainable_variables)
-    return model, trainer_lib.Trainer(strategy, model, optimizer, objective, micro_batches, clip_norm, seed), optimizer
+    arguments = strategy, model, optimizer, objective, micro_batches, clip_norm, seed
+    return model, trainer_lib.Trainer(*arguments, loss_scale=loss_scale), optimizer
 
 
 def endless(features, size):
@@ -105,7 +106,12 @@ class Stop:
     """A `StopRequest` that nothing asks."""
 
     def __init__(self):
-        self.variable, self.signal = tf.Variable(False), None
+        self.variable = self.agreed = tf.Variable(False)
+        self.signal = None
+
+    @property
+    def asked(self):
+        return self.signal is not None
 
 
 class TestStep:

@@ -8,9 +8,17 @@ from absl import app
 class InputError(ValueError):
     """What the user gave cannot be used.
 
-    Programs print its message alone and exit with status 2: a traceback would
+    Programs print its message alone and exit with its status: a traceback would
     hide the sentence that helps.
     """
+
+    status = 2
+
+
+class TryAgain(InputError):
+    """What was given may be right, and the same command may succeed later."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def error(must, got, where=None, do=None):
@@ -43,7 +51,7 @@ def require(ok, must, got, where=None, do=None):
 
 
 def run_program(main, foreign_flags=False):
-    """Runs an absl `main(argv)`; an `InputError` ends it with status 2 and its message.
+    """Runs an absl `main(argv)`; an `InputError` ends it with its status and its message.
 
     Args:
         main: The program.
@@ -58,6 +66,6 @@ def run_program(main, foreign_flags=False):
             return main(argv)
         except InputError as e:
             print(f"error: {e}", file=sys.stderr)
-            return 2
+            return e.status
 
     app.run(guarded)

@@ -1,12 +1,21 @@
-"""Which devices train, and how data reaches them."""
+"""Which devices train, how data reaches them, and how several processes come to one mind.
 
+Several processes ("workers") that train together run the same program with the same flags, each on its part of
+every batch. The first is the chief: it alone writes. Whatever decides what is computed next must be the same for
+all, so what only one of them can know (a file, a signal, a time) goes through a collective operation first.
+"""
+
+import contextlib
 import functools
+import os
+import signal
+import sys
 
 import tensorflow as tf
 
-from tfbert import checks
+from tfbert import checks, cluster
 
-STRATEGIES = ("default", "mirrored", "tpu")
+STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 
 
 def make_strategy(name, tpu_name=""):
@@ -14,16 +23,21 @@ def make_strategy(name, tpu_name=""):
 
     Args:
         name: "default" is one device, the first GPU, or the CPU where there is none; "mirrored" is all
-            GPUs of this machine, or all logical CPU devices where there are none; "tpu" is a TPU.
+            GPUs of this machine, or all logical CPU devices where there are none; "multi_worker" is all GPUs
+            of several processes, or a CPU of each; "tpu" is a TPU. For "multi_worker" nothing may have run in
+            TensorFlow before.
         tpu_name: The TPU's name or grpc:// address; "local" on the machine that holds it; empty takes
             what the environment says.
 
     Raises:
-        InputError: another name, or no TPU can be reached.
+        InputError: another name, no TPU can be reached, or the environment does not say who trains together.
     """
+    tf.get_logger().setLevel("WARNING")  # else a line or more for each collective operation of a graph
     checks.require(name in STRATEGIES, f"strategy must be one of {', '.join(STRATEGIES)}", f"strategy={name!r}")
     if name == "tpu":
         return _tpu_strategy(tpu_name)
+    if name == "multi_worker":
+        return _multi_worker_strategy(cluster.from_environment(os.environ))
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     names = tuple(device.name for device in devices)
     return _mirrored_strategy(names) if name == "mirrored" else tf.distribute.OneDeviceStrategy(names[0])
@@ -34,6 +48,37 @@ def make_strategy(name, tpu_name=""):
 @functools.cache
 def _mirrored_strategy(devices):
     return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache  # TensorFlow can join a cluster once
+def _multi_worker_strategy(members):
+    about = f"{members.name_of(members.index)} of {len(members.workers)}"
+    print(f"{about}: waiting for the others", file=sys.stderr, flush=True)
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": members.workers}),
+        task_type="worker",
+        task_id=members.index,
+        num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
+        rpc_layer="grpc",
+    )
+    # Python's own handler of Ctrl-C would wait for the others too.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except tf.errors.OpError as e:
+        error = checks.error(
+            "workers must be able to reach one another, each at a free port of its own",
+            (e.message or str(e)).splitlines()[0],
+            about,
+            "Look at the addresses and at what else uses these ports, then start all again",
+        )
+        raise checks.TryAgain(str(error)) from e
+    finally:
+        signal.signal(signal.SIGINT, before)
+        # TensorFlow has taken SIGTERM for a use of its own, which would leave a process deaf to it.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    strategy.members = members
+    return strategy
 
 
 def _tpu_strategy(tpu_name):
@@ -71,4 +116,73 @@ def distribute(strategy, make_dataset):
         replicas = context.num_replicas_in_sync // context.num_input_pipelines
         return make_dataset(context.num_input_pipelines, context.input_pipeline_id, replicas)
 
+    # Every replica gets as many elements, so none must ask the others whether they have one left: TensorFlow would ask
+    # in each step where there are several hosts, and forget the size of the batch, which compilers need.
+    strategy.extended.experimental_enable_get_next_as_optional = False
     return strategy.distribute_datasets_from_function(for_pipeline)
+
+
+def members(strategy):
+    """The `cluster.Cluster` of a strategy of several processes, or None."""
+    return getattr(strategy, "members", None)
+
+
+def is_chief(strategy):
+    """Whether this process is the one that writes; alone it is."""
+    others = members(strategy)
+    return others is None or others.index == 0
+
+
+def everyones(strategy, value):
+    """What each worker says, in their order: [int]. All of them wait here until each has said it.
+
+    Args:
+        strategy: Of `make_strategy`.
+        value: int of 63 bits.
+    """
+    if members(strategy) is None:
+        return [value]
+    values = _gather(strategy)(tf.constant(value, tf.int64)).numpy().tolist()
+    return values[:: len(values) // len(members(strategy).workers)]  # a worker's replicas say the same
+
+
+@functools.cache
+def _gather(strategy):
+    """The function from a number of this process to int64 [replicas], those of all."""
+
+    @tf.function(autograph=False)
+    def gather(value):
+        def replica():
+            context = tf.distribute.get_replica_context()
+            place = tf.one_hot(context.replica_id_in_sync_group, strategy.num_replicas_in_sync, dtype=tf.int64)
+            return context.all_reduce("SUM", place * value)
+
+        return strategy.experimental_local_results(strategy.run(replica))[0]
+
+    return gather
+
+
+def of_chief(strategy, value):
+    """The int that the chief said: all workers call this at the same place."""
+    return everyones(strategy, value)[0]
+
+
+@contextlib.contextmanager
+def together(strategy):
+    """Every worker comes out of this at the same time, or none: an `InputError` of one ends all.
+
+    For what each does by itself: an error between collective operations ends the process that has it, and so all.
+
+    Raises:
+        InputError: this worker's own, or that another one had one.
+    """
+    failed = None
+    try:
+        yield
+    except checks.InputError as e:
+        failed = e
+    saying = everyones(strategy, int(failed is not None))
+    if failed is not None:
+        raise failed
+    wrong = [members(strategy).name_of(i) for i, said in enumerate(saying) if said]
+    checks.require(not wrong, "every worker must be able to go on", f"an error of {', '.join(wrong)}; it says which")

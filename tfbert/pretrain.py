@@ -18,9 +18,9 @@ from tfbert import (
     held_out,
     initial_attention,
     input_pipeline,
+    lost_worker,
     machine,
     record_sets,
-    run_folder,
     training,
 )
 from tfbert.convert import formats
@@ -168,11 +168,18 @@ def run(flags):
     Raises:
         InputError: the flags, the records or the run folder cannot be used, or training went wrong.
     """
-    vocab = vocab_lib.load(flags.vocab_file, flags.do_lower_case)
-    encoder = _encoder_config(flags, vocab)
-    records, held_out_records = _open_records(flags, vocab)
-    strategy = distribution.make_strategy(flags.strategy, flags.tpu_name)
-    training.check_batches(flags, strategy)
+    strategy = distribution.make_strategy(flags.strategy, flags.tpu_name)  # first: it starts TensorFlow
+    with lost_worker.told(strategy, flags.output_dir):
+        return _run(flags, strategy)
+
+
+def _run(flags, strategy):
+    """`run` under its strategy."""
+    with distribution.together(strategy):
+        training.check_batches(flags, strategy)
+        vocab = vocab_lib.load(flags.vocab_file, flags.do_lower_case)
+        encoder = _encoder_config(flags, vocab)
+        records, held_out_records = _open_records(flags, vocab)
     about = {
         "pretrain": config.to_dict(flags),
         "records": {
@@ -186,7 +193,7 @@ def run(flags):
     may_change = [f"pretrain.{name}" for name in MAY_CHANGE]
     may_change += ["machine", *(f"machine.{name}" for name in about["machine"])]
     defaults = {"pretrain": {f.name: f.default for f in dataclasses.fields(PretrainConfig)}}
-    folder = run_folder.create(flags.output_dir, encoder, vocab, about, may_change, defaults)
+    folder = training.open_folder(flags, strategy, encoder, vocab, about, may_change=may_change, defaults=defaults)
     return training.run(flags, folder, strategy, _job(flags, folder, records, held_out_records))
 
 

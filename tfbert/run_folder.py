@@ -78,6 +78,23 @@ def _changes(before, now, path=""):
     return [] if before == now else [f"{path[:-1]}: {before!r} -> {now!r}"]
 
 
+def _content(encoder_config, vocab, program_config):
+    """What config.json holds, but for the versions."""
+    content = {"encoder": config.to_dict(encoder_config), **program_config, "tokenizer": {"sha256": vocab.digest}}
+    return json.loads(json.dumps(content))
+
+
+def _compare(path, content, defaults):
+    """(versions that a config.json was written with, lines of `_changes` from it to a content)."""
+    before = _read_json(path)
+    versions = before.pop("versions", None)
+    # A run that is older than a field of the encoder was begun with what is its default now.
+    before["encoder"] = config.to_dict(config.EncoderConfig()) | before["encoder"]
+    for part, values in json.loads(json.dumps(defaults or {})).items():
+        before[part] = values | before.get(part, {})
+    return versions, _changes(before, content)
+
+
 def create(run_dir, encoder_config, vocab, program_config, may_change=(), defaults=None):
     """Makes a run folder, or checks that the one which is there was made by the same configuration.
 
@@ -99,17 +116,10 @@ def create(run_dir, encoder_config, vocab, program_config, may_change=(), defaul
         InputError: the folder cannot be written, holds something else, or has checkpoints of another
             configuration.
     """
-    content = json.loads(json.dumps({"encoder": config.to_dict(encoder_config), **program_config}))
-    content["tokenizer"] = {"sha256": vocab.digest}
+    content = _content(encoder_config, vocab, program_config)
     path = os.path.join(run_dir, CONFIG_FILE)
     if os.path.isfile(path):
-        before = _read_json(path)
-        versions = before.pop("versions", None)
-        # A run that is older than a field of the encoder was begun with what is its default now.
-        before["encoder"] = config.to_dict(config.EncoderConfig()) | before["encoder"]
-        for part, values in json.loads(json.dumps(defaults or {})).items():
-            before[part] = values | before.get(part, {})
-        changes = _changes(before, content)
+        versions, changes = _compare(path, content, defaults)
         forbidden = [line for line in changes if line.split(":")[0] not in may_change]
         begun = checkpoints.saved_steps(run_dir)  # a run without any has nothing to lose, and nothing to go on from
         checks.require(
@@ -137,6 +147,23 @@ def create(run_dir, encoder_config, vocab, program_config, may_change=(), defaul
     except OSError as e:
         must = "output_dir must be a folder that can be written"
         raise checks.error(must, e.strerror, run_dir, "Choose another --output_dir, or free the disk") from e
+    return read(run_dir)
+
+
+def join(run_dir, encoder_config, vocab, program_config, may_change=(), defaults=None):
+    """The run folder that another process has just made, or checked, with `create` of the same arguments.
+
+    Raises:
+        InputError: this process does not see it, or was given another configuration.
+    """
+    path = os.path.join(run_dir, CONFIG_FILE)
+    must = "every worker must see the run folder of the first one"
+    do = "Give all workers the same --output_dir, on storage that they share"
+    checks.require(os.path.isfile(path), must, "no config.json", path, do)
+    _, changes = _compare(path, _content(encoder_config, vocab, program_config), defaults)
+    changes = [line for line in changes if line.split(":")[0] not in may_change]
+    must = "every worker must be given the flags and records of the first one"
+    checks.require(not changes, must, "; ".join(changes), path)
     return read(run_dir)
 
 

@@ -16,15 +16,28 @@ class StopRequest:
     that reads it sets a variable that the graph's loop looks at before each step. A second signal ends
     the process at once, unsaved.
 
+    Several processes that train together must stop at the same step. So there a signal to one of them counts once
+    all have been told, in the collective operation of a step: `Trainer` and `Evaluator` do that.
+
+    Args:
+        shared: Whether other processes train with this one.
+
     Attributes:
-        variable: bool tf.Variable.
-        signal: The signal's number, or None.
+        variable: bool tf.Variable, whether this process was asked.
+        agreed: bool tf.Variable, whether the loop is to end; alone it is `variable`.
+        signal: The number of the signal to this process, or None.
     """
 
-    def __init__(self):
+    def __init__(self, shared=False):
         with tf.device("CPU:0"):  # one copy, on the host, whatever the strategy
             self.variable = tf.Variable(False, trainable=False)
+            self.agreed = tf.Variable(False, trainable=False) if shared else self.variable
         self.signal = None
+
+    @property
+    def asked(self):
+        """Whether training is to end here, for all processes alike."""
+        return bool(self.agreed.numpy())
 
     def __enter__(self):
         self._in_charge = threading.current_thread() is threading.main_thread()  # only there can signals be set

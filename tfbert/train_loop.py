@@ -110,12 +110,12 @@ def train(trainer, make_iterator, plan, checkpoints, logs, evaluate, learning_ra
         over, is_best = plan.is_over(step) or trainer.time_is_over, False
         if over and step > reported:  # the time ended between two reports
             report_training(step)
-        if evaluate is not None and (over or plan.evaluates_at(step)) and step != evaluated and stop.signal is None:
+        if evaluate is not None and (over or plan.evaluates_at(step)) and step != evaluated and not stop.asked:
             metrics = evaluate()
             if metrics is not None:
                 logs(step, metrics, "held_out")
                 evaluated, is_best = step, checkpoints.note_quality(step, metrics)
-        stopping = stop.signal is not None
+        stopping = stop.asked
         due = over or plan.saves_at(step) or stopping or is_best or (step == 0 and faults.rolls_back)
         if step != saved and due:
             checkpoints.save(step)

@@ -9,17 +9,20 @@ ends early when a stop is asked for or when a step was not finite.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from tfbert import batch_ramp, input_wait, probes, training_clock
+from tfbert import batch_ramp, distribution, input_wait, probes, training_clock
 from tfbert.layers import compiled, dropout
 
 GRADIENT_NORM, PADDING_SHARE = "gradient_norm", "padding_share"
 # Keeps the seeds of dropout apart from those that the input pipeline makes of the same number.
 _DROPOUT = 0x64726F70
+# Named, so that masks do not hang on the device or compiler that TensorFlow would choose an algorithm by.
+_fold_in = functools.partial(tf.random.experimental.stateless_fold_in, alg="philox")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Evaluator:
     def __init__(self, strategy, model, objective):
         self._strategy, self._model, self._objective = strategy, model, objective
         self._sums = host_variable(np.zeros([len(objective.loss_names + objective.metric_names), 2]), tf.float64)
+        self._shared = distribution.members(strategy) is not None
 
     def evaluate(self, dataset, stop=None):
         """{name: mean} over the dataset, each mean weighted; None if `stop` asked before the end.
@@ -107,21 +111,29 @@ class Evaluator:
         """
         self._sums.assign(tf.zeros_like(self._sums))
         for batch in dataset:
-            if stop is not None and stop.signal is not None:
+            if stop is not None and stop.asked:
                 return None
-            self._add(batch)
+            asked, agreed = (stop.variable, stop.agreed) if stop else (None, None)
+            self._add(batch, asked, agreed)
         return self._objective.means(self._sums.numpy())
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _add(self, batch):
-        sums = self._strategy.run(self._replica, args=(batch,))
+    def _add(self, batch, asked, agreed):
+        asked = asked.read_value() if self._shared and agreed is not None else None
+        sums, asked = self._strategy.run(self._replica, args=(batch, asked))
         self._sums.assign_add(tf.cast(self._strategy.experimental_local_results(sums)[0], tf.float64))
+        if asked is not None:
+            agreed.assign(self._strategy.experimental_local_results(asked)[0])
 
-    def _replica(self, features):
+    def _replica(self, features, asked):
         outputs = self._model(_inputs_of(self._model, features), training=False)
         objective = self._objective
         sums = objective.reports(objective.losses(outputs, features), objective.metrics(outputs, features))
-        return tf.distribute.get_replica_context().all_reduce("SUM", sums)
+        context = tf.distribute.get_replica_context()
+        if asked is None:
+            return context.all_reduce("SUM", sums), None
+        sums, asked = context.all_reduce("SUM", [sums, tf.cast(asked, tf.float32)])
+        return sums, asked > 0
 
 
 class Trainer:
@@ -137,26 +149,41 @@ class Trainer:
         seed: The run's seed; dropout's masks are made of it.
         clock: A `training_clock.TrainingClock` that the run ends by, or None.
         watch: A `spikes.SpikeWatch` that looks at each loss, or None.
+        loss_scale: A `loss_scale.LossScale` for a model that computes in float16, or None.
     """
 
     def __init__(
-        self, strategy, model, optimizer, objective, micro_batches=1, clip_norm=1.0, seed=0, clock=None, watch=None
+        self,
+        strategy,
+        model,
+        optimizer,
+        objective,
+        micro_batches=1,
+        clip_norm=1.0,
+        seed=0,
+        clock=None,
+        watch=None,
+        loss_scale=None,
     ):
         self._strategy, self._model, self._optimizer, self._objective = strategy, model, optimizer, objective
         is_number = isinstance(micro_batches, int)
         self._ramp = batch_ramp.BatchRamp(micro_batches) if is_number else micro_batches
         self._clip_norm, self._seed, self._clock, self._watch = clip_norm, seed, clock, watch
+        self._loss_scale = loss_scale
+        # Each replica applies the sum over all. Keras would add these sums up once more, over the network at worst.
+        optimizer._all_reduce_sum_gradients = list
         self._parts, self._part_of = probes.parts_of([v.path for v in model.trainable_variables])
         rows = len(objective.loss_names + objective.metric_names) + 2 + len(self._parts)
         self._step = host_variable(0, tf.int64)
         self._sums = host_variable(np.zeros([rows, 2]), tf.float64)
         self._last = host_variable(np.zeros([2]), tf.float32)  # loss and gradient norm of the last step
         self._input_wait = input_wait.InputWait()
+        self._shared = distribution.members(strategy) is not None
 
     @property
     def state(self):
         """{name: tf.Variable}: what a checkpoint must hold besides the model and the optimizer."""
-        parts = [part.state for part in (self._clock, self._watch) if part]
+        parts = [part.state for part in (self._clock, self._watch, self._loss_scale) if part]
         return {"step": self._step, "sums": self._sums, **{n: v for state in parts for n, v in state.items()}}
 
     @property
@@ -177,7 +204,8 @@ class Trainer:
     def run(self, iterator, count, stop):
         """Does `count` steps, or fewer if `stop` asks, the time is over or the batch grows, without asking the host.
 
-        A step whose loss is a spike, or which is not finite, is the last.
+        A step whose loss is a spike, or which is not finite, is the last. With other processes the step is done in
+        which they are told of a stop: that costs no operation of its own.
 
         Args:
             iterator: Gives per-replica micro-batches, `micro_batches` of them a step.
@@ -193,7 +221,7 @@ class Trainer:
             self._watch.begin()
         count = min(count, self._ramp.same_from(self.step) or count)
         # A number of its own of micro-batches is a graph of its own.
-        self._run(iterator, tf.constant(count), stop.variable, self._ramp.at(self.step))
+        self._run(iterator, tf.constant(count), stop.variable, stop.agreed, self._ramp.at(self.step))
         loss, norm = self._last.numpy()
         return float(loss), float(norm)
 
@@ -204,12 +232,13 @@ class Trainer:
         names = (GRADIENT_NORM, PADDING_SHARE, *(f"{GRADIENT_NORM}/{part}" for part in self._parts))
         others = {name: float(s / w) if w else 0.0 for name, (s, w) in zip(names, sums[-len(names) :])}
         time = {training_clock.SECONDS: self._clock.seconds} if self._clock else {}
-        return {**self._objective.means(sums), **others, **time}
+        scale = self._loss_scale.report if self._loss_scale else {}
+        return {**self._objective.means(sums), **others, **time, **scale}
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _run(self, iterator, count, stop, micro_batches):
+    def _run(self, iterator, count, asked, agreed, micro_batches):
         def going_on(i):
-            more = (i < count) & tf.reduce_all(tf.math.is_finite(self._last)) & ~stop
+            more = (i < count) & tf.reduce_all(tf.math.is_finite(self._last)) & ~agreed
             if self._watch:
                 more &= ~self._watch.found
             return more & self._clock.tick() if self._clock else more
@@ -218,8 +247,11 @@ class Trainer:
             if self._clock:
                 self._clock.begin_update()
             batches = self._input_wait.take(iterator, micro_batches)
-            results = self._strategy.run(self._replica_step, args=(batches, self._step.read_value()))
-            sums, last = (self._strategy.experimental_local_results(x)[0] for x in results)
+            stop = asked.read_value() if self._shared else None
+            step = self._scaled_step if self._loss_scale else self._plain_step
+            sums, last, stop = step((batches, self._step.read_value(), stop))
+            if self._shared:
+                agreed.assign(stop > 0)
             self._sums.assign_add(tf.cast(sums, tf.float64))
             self._last.assign(last)
             if self._watch:
@@ -230,23 +262,72 @@ class Trainer:
         self._last.assign(tf.zeros_like(self._last))
         tf.while_loop(going_on, one_step, [tf.constant(0)], parallel_iterations=1)
 
-    def _replica_step(self, batches, step):
+    def _of_first(self, values):
+        """What this process's first replica has, of values that all replicas have."""
+        return [self._strategy.experimental_local_results(value)[0] for value in values]
+
+    def _plain_step(self, arguments):
+        """One step: (sums of the report, (loss, gradient norm), stops asked for), as `_replica_step`."""
+        return self._of_first(self._strategy.run(self._replica_step, args=arguments))
+
+    def _scaled_step(self, arguments):
+        """`_plain_step` under float16: gradients that are not finite change no weight, and the scale.
+
+        There, and not inside a replica, can a step be left out: replicas that update variables must not branch.
+        """
+        scale = self._loss_scale.value()
+        gradients, results = self._strategy.run(self._replica_gradients, args=(*arguments, scale))
+        sums, last, stop = self._of_first(results)
+        loss, norm = tf.unstack(last)
+        finite = tf.math.is_finite(norm)
+
+        def update():
+            self._strategy.run(self._replica_update, args=(gradients, norm, scale))
+            return tf.constant(True)
+
+        tf.cond(finite, update, lambda: tf.constant(False))
+        skipped = ~finite & self._loss_scale.may_skip()
+        self._loss_scale.update(finite)
+        # The norms of a step that is skipped are in no report, and are no fault.
+        reports = sums.shape[0] - 2 - len(self._parts)
+        of_norms = np.arange(sums.shape[0]) >= reports
+        of_norms[reports + 1] = False  # the share of padding
+        sums = tf.where(~finite & of_norms[:, None], 0.0, sums)
+        return sums, tf.stack([loss, tf.where(skipped, 0.0, norm)]), stop
+
+    def _replica_step(self, batches, step, stop):
         """One replica's part of a step; what it returns is the same on every replica."""
+        gradients, results = self._replica_gradients(batches, step, stop)
+        self._replica_update(gradients, results[1][1])
+        return results
+
+    def _replica_gradients(self, batches, step, stop, loss_scale=None):
+        """(gradients of all replicas, times the loss scale; (sums of the report, (loss, norm), stops asked for))."""
         context = tf.distribute.get_replica_context()
         weights = [self._objective.weights(features) for features in batches]
         weights = [tf.add_n([w[name] for w in weights]) for name in self._objective.loss_names]
-        weights = tf.unstack(context.all_reduce("SUM", tf.stack(weights)))
+        # Whether a process was asked to stop goes to the others with what they must add up anyway.
+        stop = tf.constant(0.0) if stop is None else tf.cast(stop, tf.float32)
+        *weights, stop = tf.unstack(context.all_reduce("SUM", tf.stack([*weights, stop])))
         weights = dict(zip(self._objective.loss_names, weights))
-        seed = tf.random.experimental.stateless_fold_in(tf.constant([self._seed, _DROPOUT], tf.int64), step)
-        seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(context.replica_id_in_sync_group, tf.int64))
-        gradients, sums = self._accumulate(batches, weights, seed)
+        seed = _fold_in(tf.constant([self._seed, _DROPOUT], tf.int64), step)
+        seed = _fold_in(seed, tf.cast(context.replica_id_in_sync_group, tf.int64))
+        scaled = weights if loss_scale is None else {name: w / loss_scale for name, w in weights.items()}
+        gradients, sums = self._accumulate(batches, scaled, seed)
         *gradients, sums = context.all_reduce("SUM", [*gradients, sums])
         squares = [_sum_of_squares(g) for g in gradients]
-        norm = tf.sqrt(tf.add_n(squares))
         norms = tf.sqrt(tf.math.unsorted_segment_sum(tf.stack(squares), self._part_of, len(self._parts)))  # [parts]
+        norm = tf.sqrt(tf.add_n(squares))
+        if loss_scale is not None:
+            norm, norms = norm / loss_scale, norms / loss_scale
         loss = tf.add_n([tf.math.divide_no_nan(sums[i, 0], w) for i, w in enumerate(weights.values())])
-        # Keras adds up what the replicas apply, and each applies the same.
-        scale = 1.0 / self._strategy.num_replicas_in_sync
+        norms = tf.stack([norms, tf.ones_like(norms)], 1)  # [parts, 2]
+        sums = tf.concat([sums[:-1], [[norm, 1.0]], sums[-1:], norms], 0)
+        return gradients, (sums, tf.stack([loss, norm]), stop)
+
+    def _replica_update(self, gradients, norm, loss_scale=1.0):
+        """Applies the gradients, clipped: the same on every replica."""
+        scale = 1.0 / loss_scale
         if self._clip_norm:
             scale *= self._clip_norm / tf.maximum(norm, self._clip_norm)
         if self._strategy.num_replicas_in_sync == 1:
@@ -254,8 +335,6 @@ class Trainer:
         else:
             gradients = [tf.cast(g, tf.float32) * scale for g in gradients]
             self._optimizer.apply(gradients, self._model.trainable_variables)
-        norms = tf.stack([norms, tf.ones_like(norms)], 1)  # [parts, 2]
-        return tf.concat([sums[:-1], [[norm, 1.0]], sums[-1:], norms], 0), tf.stack([loss, norm])
 
     def _accumulate(self, batches, weights, seed):
         """Sums of gradients and reports over a replica's micro-batches, one after another."""
@@ -280,7 +359,7 @@ class Trainer:
         """Gradients of the losses' sums over the weights of the whole batch, and the reports' sums."""
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
-            with dropout.seeded(tf.random.experimental.stateless_fold_in(seed, micro_batch)):
+            with dropout.seeded(_fold_in(seed, micro_batch)):
                 outputs = self._model(_inputs_of(self._model, features), training=True)
             losses = self._objective.losses(outputs, features)
             loss = tf.add_n([tf.math.divide_no_nan(losses[name][0], w) for name, w in weights.items()])

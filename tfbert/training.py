@@ -1,9 +1,12 @@
 """What every program that trains does alike: its flags, optimizer, checkpoints, logs and the loop."""
 
+import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import sys
+import zlib
 from collections.abc import Callable
 
 import keras
@@ -18,6 +21,8 @@ from tfbert import (
     hooks,
     initial_weights,
     input_pipeline,
+    loss_scale,
+    lost_worker,
     profiling,
     progress,
     retention,
@@ -49,6 +54,7 @@ MAY_CHANGE = (
     "allow_missing",  # matters before the first step only
 )
 
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 OPTIMIZERS = {"adamw": adamw.AdamW, "lamb": lamb.Lamb}
 
 
@@ -136,10 +142,15 @@ class TrainingConfig:
     )
     shuffle_buffer_size: int = config.field(100_000, "Records that are shuffled together.", lower_bound=1)
     strategy: str = config.field(
-        "default", "default: one device; mirrored: all of this machine; tpu.", choices=distribution.STRATEGIES
+        "default",
+        "default: one device; mirrored: all of this machine; multi_worker: several processes, as TF_CONFIG or Slurm "
+        "names them; tpu.",
+        choices=distribution.STRATEGIES,
     )
     tpu_name: str = config.field("", "The TPU's name or address.")
-    mixed_precision: str = config.field("float32", "What layers compute in.", choices=("float32", "bfloat16"))
+    mixed_precision: str = config.field(
+        "float32", "What layers compute in; float16 is for GPUs without bfloat16.", choices=tuple(POLICIES)
+    )
     rematerialize: bool = config.field(
         False, "Keep less for the backward pass and compute each layer again there: less memory for more time."
     )
@@ -175,6 +186,12 @@ class TrainingConfig:
             "a batch grows over steps, whose number train_hours does not know",
             f"batch_ramp={self.batch_ramp}, train_hours={self.train_hours}",
             do="Give one of the two",
+        )
+        checks.require(
+            not (self.train_hours and self.strategy == "multi_worker"),
+            "several processes train by steps, since each has a clock of its own",
+            f"train_hours={self.train_hours}, strategy={self.strategy}",
+            do="Give --num_train_steps",
         )
 
     @property
@@ -251,7 +268,7 @@ def _build(flags, encoder, strategy, build_model, schedule):
     """(model, optimizer), built under the strategy; fresh weights are a function of the seed."""
     keras.utils.set_random_seed(flags.random_seed)
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if flags.mixed_precision == "bfloat16" else "float32")
+    keras.config.set_dtype_policy(POLICIES[flags.mixed_precision])
     try:
         with strategy.scope():
             model = build_model()
@@ -275,14 +292,50 @@ def _build(flags, encoder, strategy, build_model, schedule):
     return model, optimizer
 
 
-def _begin(flags, run, saved, model, optimizer):
+def open_folder(flags, strategy, *made_of, may_change, defaults):
+    """The run folder: the chief makes or checks it, the others see that they have the same flags and records.
+
+    Args:
+        flags: A `TrainingConfig`.
+        strategy: Of `distribution.make_strategy`.
+        made_of: As of `run_folder.create`, like `may_change` and `defaults`.
+
+    Returns:
+        The `run_folder.RunFolder`.
+
+    Raises:
+        InputError: as of `run_folder.create` and `run_folder.join`, or one of another process.
+    """
+    with distribution.together(strategy):
+        if distribution.is_chief(strategy):
+            folder = run_folder.create(flags.output_dir, *made_of, may_change, defaults)
+    with distribution.together(strategy):
+        if not distribution.is_chief(strategy):
+            folder = run_folder.join(flags.output_dir, *made_of, may_change, defaults)
+    return folder
+
+
+def _begin(flags, run, strategy, saved, model, optimizer):
     """Restores the newest checkpoint and returns its step; None for a run that is new, which gets its weights."""
     resume_step = saved.restore_latest()
-    if resume_step is None and flags.init_checkpoint:
-        _say(initial_weights.take(flags.init_checkpoint, flags.allow_missing, model, run))
-        if flags.keep_optimizer:
-            _say(initial_weights.take_optimizer(flags.init_checkpoint, model, optimizer))
+    with distribution.together(strategy):
+        if resume_step is None and flags.init_checkpoint:
+            _say(initial_weights.take(flags.init_checkpoint, flags.allow_missing, model, run))
+            if flags.keep_optimizer:
+                _say(initial_weights.take_optimizer(flags.init_checkpoint, model, optimizer))
+    if distribution.members(strategy):
+        sums = distribution.everyones(strategy, _checksum(model))
+        must = "all workers must begin with the same weights"
+        checks.require(len(set(sums)) == 1, must, f"checksums {sums}", do="Give all the same --init_checkpoint")
     return resume_step
+
+
+def _checksum(model):
+    """A number that two models share if their weights are equal to the bit."""
+    checksum = 0
+    for variable in model.variables:
+        checksum = zlib.crc32(variable.numpy().tobytes(), checksum)
+    return checksum
 
 
 def _tell_of_start(logs, job, saved, resume_step):
@@ -324,10 +377,12 @@ def _train(flags, run, strategy, job):
     ramp = batch_ramp.BatchRamp(flags.gradient_accumulation_steps, round(flags.batch_ramp * flags.num_train_steps))
     part = flags.train_batch_size // ramp.parts
     watch = spikes.SpikeWatch(flags.spike_factor)
+    scale = loss_scale.LossScale() if flags.mixed_precision == "float16" else None
     trainer = trainer_lib.Trainer(
-        strategy, model, optimizer, job.objective, ramp, flags.clip_norm, flags.random_seed, clock, watch
+        strategy, model, optimizer, job.objective, ramp, flags.clip_norm, flags.random_seed, clock, watch, scale
     )
     bad_steps = faults.Faults(ramp, part, watch, flags.on_spike, flags.max_rollbacks)
+    chief = distribution.is_chief(strategy)
     saved = checkpoints.Checkpoints(
         run.dir,
         model,
@@ -336,8 +391,10 @@ def _train(flags, run, strategy, job):
         retention.Policy(flags.keep_checkpoint_max, flags.keep_checkpoint_every_n_hours, flags.keep_best_metric),
         background=True,
         zero_if_absent=[*watch.state, *bad_steps.state],
+        writes=chief,
+        of_chief=functools.partial(distribution.of_chief, strategy),
     )
-    resume_step = _begin(flags, run, saved, model, optimizer)
+    resume_step = _begin(flags, run, strategy, saved, model, optimizer)
     _say(f"{model.count_params():,} parameters, {job.about}, {strategy.num_replicas_in_sync} replicas")
     evaluation = job.held_out and job.held_out(strategy, model)
     plan = train_loop.Plan(
@@ -352,28 +409,29 @@ def _train(flags, run, strategy, job):
 
     profiled = profiling.Profiled(
         trainer,
-        profiling.parse_steps(flags.profile_steps, flags.last_step),
+        profiling.parse_steps(flags.profile_steps if chief else "", flags.last_step),
         os.path.join(run.dir, summaries.FOLDER),
     )
     guess_features = evaluation and evaluation.some(GUESSES)
-    evaluate_first = resume_step is None or not run_folder.was_evaluated(run.dir, resume_step)
-    logs = hooks.Logs(
-        progress.Watched(
-            run.dir,
-            flags.last_step,
-            lambda step: part * ramp.before(step),
-            resume_step,
-            hparams=job.hparams,
-            model=model,
-            guess_features=guess_features,
-            vocab=run.vocab,
-            wordpiece_counts=guess_features and evaluation.wordpiece_counts,
-            max_seq_length=job.max_seq_length,
-            train_seconds=clock and clock.budget,
-            waited=lambda: trainer.input_wait_seconds,
-        )
+    evaluated = resume_step is not None and run_folder.was_evaluated(run.dir, resume_step)
+    evaluate_first = not distribution.of_chief(strategy, int(evaluated))
+    watched = progress.Watched(
+        run.dir,
+        flags.last_step,
+        lambda step: part * ramp.before(step),
+        resume_step,
+        hparams=job.hparams,
+        model=model,
+        guess_features=guess_features,
+        vocab=run.vocab,
+        wordpiece_counts=guess_features and evaluation.wordpiece_counts,
+        max_seq_length=job.max_seq_length,
+        train_seconds=clock and clock.budget,
+        waited=lambda: trainer.input_wait_seconds,
     )
-    with train_loop.closing([logs, profiled, saved]), stop_request.StopRequest() as stop, job.reading():
+    logs = hooks.Logs(watched, hooks.of_run if chief else lambda _: [])
+    stopping = stop_request.StopRequest(shared=distribution.members(strategy) is not None)
+    with train_loop.closing([logs, profiled, saved]), stopping as stop, job.reading():
         _tell_of_start(logs, job, saved, resume_step)
         step = train_loop.train(
             profiled,
@@ -413,7 +471,8 @@ def _last_checkpoint(flags, run_dir, evaluates):
 def run(flags, folder, strategy, job):
     """Trains to the end, or until a signal, and says which; returns the exit status of the program.
 
-    SIGTERM saves and gives 0, since machines that are taken away send it; SIGINT saves and gives 130.
+    SIGTERM saves and gives 0, since machines that are taken away send it; SIGINT saves and gives 130. The workers that
+    stop because another one was sent a signal end with 75, since what started them should do so again.
 
     Args:
         flags: A `TrainingConfig`.
@@ -424,13 +483,21 @@ def run(flags, folder, strategy, job):
     Raises:
         InputError: what is read or written cannot be, or training went wrong.
     """
-    with run_folder.lock(folder.dir):
-        if last := _last_checkpoint(flags, folder.dir, job.held_out is not None):
+    with contextlib.ExitStack() as stack:
+        with distribution.together(strategy):
+            if distribution.is_chief(strategy):
+                stack.enter_context(run_folder.lock(folder.dir))
+        last = _last_checkpoint(flags, folder.dir, job.held_out is not None)
+        if distribution.of_chief(strategy, int(last is not None)):
             _say(f"{folder.dir} is finished: {last} is its last checkpoint.")
             return 0
         step, stopped_by, is_over = _train(flags, folder, strategy, job)
+        distribution.everyones(strategy, 0)  # no worker ends well before the chief has saved
     if not is_over:
         _say(f"Stopped at step {step:,}, saved. The same command goes on.")
+        if stopped_by is None and distribution.members(strategy):
+            _say("Another worker was asked to stop.")
+            return lost_worker.STATUS
         return 128 + stopped_by if stopped_by == signal.SIGINT else 0
     _say(f"Finished {step:,} steps: {checkpoints.prefix_of(folder.dir, step)}")
     return 0
