@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from tests import test_pretrain, tiny_records
@@ -120,6 +121,24 @@ def test_killed_and_stopped_and_resumed(whole, records, tmp_path):
     assert workers.wait() == [0, 0]
     assert f"going on from ckpt-{step}" in workers.said(0)
     test_pretrain.assert_same_to_the_bit(flags.output_dir, whole[0], STEPS)
+
+
+def test_a_bad_step_takes_all_of_them_back(tmp_path):
+    """A record whose weight is not a number: the processes go back and on alike, as two devices of one do."""
+    tiny_records.make(tmp_path)
+    batch = tiny_records.examples(1, 20)
+    batch["masked_lm_weights"][17, 0] = np.nan
+    tiny_records.write(tmp_path / "train-0.tfrecord", batch)
+    flags = tiny_records.flags(tmp_path, tmp_path / "run")
+    workers = Workers(flags, tmp_path / "logs")
+    assert workers.wait() == [0, 0], workers.said(0) + workers.said(1)
+    one = tiny_records.flags(tmp_path, tmp_path / "one", strategy="mirrored")
+    assert pretrain.run(one) == 0
+    events = [[r for r in test_pretrain.metrics_of(d) if "event" in r] for d in (flags.output_dir, one.output_dir)]
+    assert len(events[0]) >= 2 and events[0] == events[1]
+    ours, theirs = (test_pretrain.weights_of(d, 15) for d in (flags.output_dir, one.output_dir))
+    for name, weights in theirs.items():
+        np.testing.assert_allclose(ours[name], weights, rtol=1e-2, atol=1e-4, err_msg=name)
 
 
 def test_workers_of_other_flags_end_all(records, tmp_path):
