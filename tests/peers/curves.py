@@ -44,7 +44,9 @@ def of_run(run_dir):
 
 def of_saves(folder):
     """The `Held` of a peer."""
-    with open(os.path.join(folder, "curve.jsonl"), encoding="utf-8") as f:
+    path = os.path.join(folder, "curve.jsonl")
+    checks.require(os.path.isfile(path), "--saves must be scored", "no curve.jsonl", folder, "Run tests.peers.score")
+    with open(path, encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
     columns = (np.array([row[name] for row in rows], np.float64) for name in ("seconds", LOSS, ACCURACY))
     return Held(_name(folder), *columns, rows[-1]["sequences"], rows[-1]["steps"])
