@@ -107,6 +107,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_it(folder, tmp_path):
     """With a rate of 0 the weights stay what the run began with."""
     more = {"attention_init": "neighbours", "learning_rate": 0.0, "num_train_steps": 1, "num_warmup_steps": 0}
@@ -115,6 +116,7 @@ def test_a_run_begins_with_it(folder, tmp_path):
     np.testing.assert_allclose(found, 0.06 * initial_attention.waves(LONGEST, WIDTH), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_does_not_begin_with_it_again(folder, tmp_path):
     run_dir, other = str(tmp_path / "run"), str(tmp_path / "other")
     flags = tiny_records.flags(folder, run_dir, attention_init="neighbours", num_train_steps=5)

@@ -39,6 +39,7 @@ def peer(tmp_path_factory):
 LENGTHS = {"max_seq_length": tiny.L, "max_predictions_per_seq": tiny.P, "eval_batch_size": 5}
 
 
+@pytest.mark.slow
 def test_every_save_is_scored_as_a_run_folder_is(peer):
     saves, held_out, runs = peer
     rows = score.score(score.ScoreConfig(saves, held_out, **LENGTHS))
