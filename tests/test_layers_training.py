@@ -229,6 +229,23 @@ def test_a_graph_of_inference_has_no_compiled_function():
         assert bool(compiled_calls) == training
 
 
+def test_a_profile_can_tell_whose_an_operation_is():
+    layer = transformer.TransformerBlock(D, N, I, "gelu", RATE, RATE, name="layer_0")
+
+    @tf.function
+    def step(hidden):
+        with tf.GradientTape() as tape:
+            tape.watch(hidden)
+            y = layer(hidden, attention_masks.bias(tf.ones([B, 1, L])), training=True)
+        return tape.gradient(y, hidden)
+
+    costly = ("MatMul", "BatchMatMulV2", "StatefulPartitionedCall", "PartitionedCall")
+    operations = step.get_concrete_function(tf.TensorSpec([B, L, D])).graph.get_operations()
+    names = [op.name for op in operations if op.type in costly]
+    assert len(names) > 20
+    assert [name for name in names if "layer_0" not in name] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_rematerialized_block_gives_the_same(policy):

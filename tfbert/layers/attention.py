@@ -54,7 +54,7 @@ def _weights(scale, rate):
     def weights(scores, attention_bias, words):
         # The shares are kept, since to compute them again takes as long as all the rest.
         dropped, shares = forward(scores, attention_bias, words)
-        return dropped, lambda upstream: (backward(upstream, shares, words), None, None)
+        return dropped, compiled.named(lambda upstream: (backward(upstream, shares, words), None, None))
 
     return weights
 

@@ -30,6 +30,17 @@ def compiled(function):
     return run
 
 
+def named(gradient):
+    """A gradient whose operations bear the name of the layer that asks here; else a profile shows them without."""
+    scope = tf.get_current_name_scope()
+
+    def named_gradient(*upstream):
+        with tf.name_scope(f"gradient/{scope}/" if scope else "gradient/"):  # the slash: as it is, without a number
+            return gradient(*upstream)
+
+    return named_gradient
+
+
 def differentiable(count):
     """Decorates a function of tensors to be compiled, its gradient too.
 
@@ -53,7 +64,7 @@ def differentiable(count):
                 upstream = upstream if len(upstream) > 1 else upstream[0]
                 return [*backward(upstream, args[:count], args[count:]), *[None] * (len(args) - count)]
 
-            return forward(*args), gradient
+            return forward(*args), named(gradient)
 
         return functools.wraps(function)(run)
 

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from tfbert.layers import compiled
+
 
 @tf.custom_gradient
 def _product(x, kernel, bias):
@@ -14,7 +16,7 @@ def _product(x, kernel, bias):
             column_sums(upstream),
         )
 
-    return tf.nn.bias_add(tf.matmul(x, kernel), bias), gradient
+    return tf.nn.bias_add(tf.matmul(x, kernel), bias), compiled.named(gradient)
 
 
 @tf.custom_gradient
@@ -24,7 +26,7 @@ def _product_with_rows(x, table, bias):
     def gradient(upstream):
         return tf.matmul(upstream, table), tf.matmul(upstream, x, transpose_a=True), column_sums(upstream)
 
-    return tf.nn.bias_add(tf.matmul(x, table, transpose_b=True), bias), gradient
+    return tf.nn.bias_add(tf.matmul(x, table, transpose_b=True), bias), compiled.named(gradient)
 
 
 def column_sums(x):

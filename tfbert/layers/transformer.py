@@ -55,7 +55,7 @@ def _residual_norm(rate, epsilon):
             of_gamma, of_beta = (tf.cast(dense.column_sums(z), gamma.dtype) for z in (of_gammas, upstream))
             return of_x, of_residual, of_gamma, of_beta, None
 
-        return y, gradient
+        return y, compiled.named(gradient)
 
     return residual_norm
 
