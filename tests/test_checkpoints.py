@@ -171,7 +171,7 @@ class TestKeepsTheBest:
 
     @pytest.mark.parametrize("metric, best", [("masked_lm_loss", 5), ("masked_lm_accuracy", 7)])
     def test_beside_the_newest(self, tmp_path, metric, best):
-        values = {3: 0.7, 5: 0.2, 6: 0.5, 7: 0.9, 8: 0.4}
+        values = {2: np.nan, 3: 0.7, 5: 0.2, 6: np.nan, 7: 0.9, 8: 0.4}
         noted = []
         for step, value in values.items():
             some = self.saver(tmp_path, metric)  # as a run that was killed after each step

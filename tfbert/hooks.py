@@ -198,12 +198,12 @@ class Logs:
 
     Args:
         watched: The `progress.Watched`.
-        make: watched -> hooks.
+        make: watched -> hooks; None for `of_run`.
     """
 
-    def __init__(self, watched, make=of_run):
-        self._watched, self._make = watched, make
-        self._hooks = make(watched)
+    def __init__(self, watched, make=None):
+        self._watched, self._make = watched, make or of_run
+        self._hooks = self._make(watched)
 
     def __call__(self, step, metrics, split):
         """Reports to each."""

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 
 from tfbert import checks
@@ -34,8 +35,9 @@ class Policy:
         )
 
     def is_better(self, value, than):
-        """Whether a value of the metric is better than another one; any is better than None."""
-        return than is None or (value < than if self.best_metric.endswith("loss") else value > than)
+        """Whether a value of the metric is better than another one; any number is better than None."""
+        better = than is None or (value < than if self.best_metric.endswith("loss") else value > than)
+        return better and math.isfinite(value)
 
     def superfluous(self, written, best_step=None):
         """The steps of checkpoints to delete, ascending; never the newest.
