@@ -32,6 +32,7 @@ RANKS = (
         "tfbert.stop_request",
         "tfbert.train_loop",
         "tfbert.training",
+        "tfbert.training_config",
         "tfbert.batch_ramp",
         "tfbert.training_clock",
         "tfbert.initial_weights",

@@ -102,7 +102,7 @@ class TestPretraining:
     def test_learns_as_float32_does(self, finished, records, tmp_path):
         flags = self.flags(records, tmp_path)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(pretrain.training.POLICIES, "float16", "float32")
+            patch.setitem(pretrain.training_config.POLICIES, "float16", "float32")
             assert pretrain.run(flags) == 0
         for row, exact in zip(test_pretrain.metrics_of(finished), test_pretrain.metrics_of(tmp_path), strict=True):
             assert row["loss"] == pytest.approx(exact["loss"], rel=2e-4)

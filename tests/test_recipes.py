@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.test_documents import ROOT, flags_of, given
-from tfbert import config, pretrain, training, training_clock
+from tfbert import config, pretrain, training_clock, training_config
 
 RECIPES = sorted(path.name for path in ROOT.glob("tfbert/recipes/*.flags"))
 
@@ -33,7 +33,7 @@ def read(name):
 def schedule(name):
     flags = read(name)
     clock = training_clock.TrainingClock(flags.train_hours * 3600) if flags.train_hours else None
-    made = training._schedule(flags, clock)
+    made = training_config.schedule(flags, clock)
     if not clock:
         return lambda step: float(made(step))
 

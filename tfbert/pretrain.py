@@ -22,6 +22,7 @@ from tfbert import (
     machine,
     record_sets,
     training,
+    training_config,
 )
 from tfbert.convert import formats
 from tfbert.text import selection
@@ -29,7 +30,7 @@ from tfbert.text import vocab as vocab_lib
 
 # Files may move: their contents are compared.
 MAY_CHANGE = (
-    *training.MAY_CHANGE,
+    *training_config.MAY_CHANGE,
     "input_file",
     "eval_input_file",
     "vocab_file",
@@ -43,7 +44,7 @@ INITS = ("random", "neighbours")
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainConfig(training.TrainingConfig):
+class PretrainConfig(training_config.TrainingConfig):
     """The flags; names are those of google-research/bert's run_pretraining.py where the meaning is the same."""
 
     input_file: tuple[str, ...] = config.field((), "Globs of TFRecord files to train on.")
