@@ -50,7 +50,7 @@ def weights_of(run_dir, step):
 def assert_same_to_the_bit(run_dir, other, step):
     a, b = weights_of(run_dir, step), weights_of(other, step)
     assert a.keys() == b.keys()
-    assert [n for n in a if not np.array_equal(a[n], b[n])] == []
+    assert [n for n in a if not np.array_equal(a[n], b[n], equal_nan=True)] == []
     with open(os.path.join(run_dir, "metrics.jsonl"), "rb") as f, open(os.path.join(other, "metrics.jsonl"), "rb") as g:
         assert f.read() == g.read()
 
