@@ -54,13 +54,13 @@ class Workers:
 
     def wait_for_lines(self, run_dir, count):
         """Waits until metrics.jsonl has so many lines, while all are at work."""
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 480
         while test_pretrain.lines_of(run_dir) < count:
             assert [p.poll() for p in self.processes] == [None, None], self.said(0) + self.said(1)
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
-    def wait(self, seconds=240):
+    def wait(self, seconds=480):
         """The statuses."""
         try:
             return [p.wait(seconds) for p in self.processes]
