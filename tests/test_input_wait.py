@@ -63,8 +63,8 @@ class TestInputWait:
         _, trainer, _ = make()
         replica_step = trainer._replica_step
 
-        def worked(batches, step):
-            return replica_step(tuple(after(step, features) for features in batches), step)
+        def worked(batches, step, stop):
+            return replica_step(tuple(after(step, features) for features in batches), step, stop)
 
         trainer._replica_step = worked
         iterator = feed(DEFAULT, batch(), 12)

@@ -228,9 +228,15 @@ def lock(run_dir):
     """Keeps a second process from writing into a run folder; released when the process ends, however it ends.
 
     Raises:
-        InputError: another process is training in the folder.
+        InputError: another process is training in the folder, or nothing can be written there.
     """
-    with open(os.path.join(run_dir, ".lock"), "a") as f:
+    path = os.path.join(run_dir, ".lock")
+    try:
+        file = open(path, "a")  # noqa: SIM115 (closed below)
+    except OSError as e:
+        must = "the run folder must be writable and its disk must have space left"
+        raise checks.error(must, e.strerror, path, "Mend that, then give the same command again to go on") from e
+    with file as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
