@@ -54,8 +54,10 @@ RANKS = (
         "tfbert.held_out",
         "tfbert.convert",
     ),
+    ("tfbert.tasks",),
     (
         "tfbert.pretrain",
+        "tfbert.finetune",
         "tfbert.evaluate",
         "tfbert.predict",
         "tfbert.report",

@@ -171,12 +171,13 @@ def build_pretrainer(config: EncoderConfig, packed: bool = False, rematerialize:
     return keras.Model({**encoder.input, "masked_lm_positions": positions}, outputs, name="pretrainer")
 
 
-def build_classifier(config: EncoderConfig, num_labels: int) -> keras.Model:
+def build_classifier(config: EncoderConfig, num_labels: int, rematerialize: bool = False) -> keras.Model:
     """Builds the encoder with a classifier of texts or pairs of texts: Devlin et al. 2019, section 4.1.
 
     Args:
         config: The encoder's sizes and rates; the pooled output is dropped at `hidden_dropout_prob`.
         num_labels: C; 1 for a regression.
+        rematerialize: Whether training saves memory for time: see `encoder.build_encoder`.
 
     Returns:
         A model from the encoder's inputs to {"logits": float32 [B, C]} and the encoder's outputs. The head's
@@ -186,7 +187,7 @@ def build_classifier(config: EncoderConfig, num_labels: int) -> keras.Model:
         InputError: there is no label.
     """
     checks.require(num_labels >= 1, "num_labels must be at least 1", f"num_labels={num_labels}")
-    encoder = build_encoder(config)
+    encoder = build_encoder(config, rematerialize=rematerialize)
     outputs = dict(encoder.output)
     pooled = dropout.Dropout(config.hidden_dropout_prob, name="classifier_dropout")(outputs["pooled_output"])
     outputs["logits"] = Classes(num_labels, config.initializer_range, name="classifier")(pooled)
