@@ -321,3 +321,8 @@ def run(flags, folder, strategy, job):
         return 128 + stopped_by if stopped_by == signal.SIGINT else 0
     _say(f"Finished {step:,} steps: {checkpoints.prefix_of(folder.dir, step)}")
     return 0
+
+
+def is_finished(flags, run_dir, evaluates):
+    """Whether a run has trained to its end; arguments as of `_last_checkpoint`."""
+    return _last_checkpoint(flags, run_dir, evaluates) is not None

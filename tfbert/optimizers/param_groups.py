@@ -18,7 +18,7 @@ NOT_DECAYED = re.compile(r"(^|/)(bias|output_bias|(LayerNorm|layer_norm)/(gamma|
 # How deep a variable lies: below all layers, in one, or above all.
 LAYER = re.compile(r"^bert/encoder/layer_(\d+)/")
 BELOW = re.compile(r"^bert/(embeddings|encoder/embedding_hidden_mapping_in)/")
-ABOVE = re.compile(r"^(bert/pooler|cls)/")
+ABOVE = re.compile(r"^(bert/pooler|cls|classifier|tokens)/")
 
 
 def decay_mask(paths):

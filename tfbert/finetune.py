@@ -1,0 +1,288 @@
+"""Fine-tunes a pre-trained BERT on a task: classes or scores of texts and pairs of texts.
+
+    python -m tfbert.finetune --task=classify --train_file=train.csv --dev_file=dev.csv --text_column=text \
+        --label_column=category --run_dir=out/run --output_dir=out/finetuned
+
+--run_dir (or --init_checkpoint) takes weights of any format: a run folder of tfbert.pretrain, Google's, Hugging Face's,
+KerasHub's. GLUE's tasks know their files and columns: --task_name=mrpc --data_dir=glue/MRPC, or --tfds=glue/mrpc.
+The same command goes on with a run that was interrupted, to the same weights. The output folder is a run folder:
+tfbert.evaluate and tfbert.predict need nothing else.
+"""
+
+from tfbert import quiet  # noqa: F401 (first: it imports TensorFlow without its start-up noise)
+
+# isort: split
+import contextlib
+import dataclasses
+import hashlib
+import os
+import sys
+
+import numpy as np
+
+from tfbert import checks, config, distribution, machine, run_folder, training
+from tfbert.convert import formats
+from tfbert.tasks import batches, glue, inference, kinds, sentences, tables
+from tfbert.text import tokenizer
+from tfbert.text import vocab as vocab_lib
+
+FILES = ("train_file", "dev_file", "test_file")
+
+# Files may move: what was read from them is compared.
+MAY_CHANGE = (*training.MAY_CHANGE, *FILES, "data_dir", "run_dir", "init_checkpoint", "vocab_file", "tfds_data_dir")
+
+# Heads that weights may have and this task has no place for, or that they lack and training begins anew.
+HEADS = ("cls/*", "classifier/*", "tokens/*")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig(training.TrainingConfig, sentences.Flags):
+    """The flags; names are those of google-research/bert's run_classifier.py where the meaning is the same."""
+
+    task: str = config.field(
+        "", "What is learned; task_name and tfds=glue/... say it too.", choices=("", *kinds.MODULES)
+    )
+    task_name: str = config.field(
+        "", "One of GLUE's tasks, whose files and columns are known.", choices=("", *glue.TASKS)
+    )
+    data_dir: str = config.field("", "The folder with the files of task_name.")
+    tfds: str = config.field("", "A set of TensorFlow Datasets in place of files, such as glue/mrpc.")
+    train_file: str = config.field("", "Examples to train on: .tsv, .csv or .jsonl, or tfds:NAME:SPLIT.")
+    dev_file: str = config.field("", "Examples to evaluate on; none: no evaluation.")
+    test_file: str = config.field("", "Examples to predict at the end; they need no labels.")
+    run_dir: str = config.field("", "A run folder to begin from; the same as init_checkpoint.")
+    vocab_file: str = config.field("", "vocab.txt, or its folder; by default that of the weights.")
+    do_lower_case: bool | None = config.field(None, "Lower-case text; by default as the vocabulary says.")
+    model: str = config.field(
+        "", "A published size, to train from random weights in place of init_checkpoint.", choices=("", *config.PRESETS)
+    )
+    max_seq_length: int = config.field(128, "Wordpieces a row, at most; longer texts are cut.", lower_bound=4)
+    num_train_epochs: float = config.field(3.0, "How often each example is trained on.", lower_bound=0.0)
+    num_train_steps: int | None = config.field(None, "Optimizer steps, in place of num_train_epochs.", lower_bound=1)
+    learning_rate: float = config.field(5e-5, "Peak learning rate.", lower_bound=0.0)
+    num_warmup_steps: int = config.field(0, "Steps of warm-up, without warmup_proportion.", lower_bound=0)
+    warmup_proportion: float | None = config.field(
+        0.1, "Share of the training that is warm-up; in place of num_warmup_steps.", lower_bound=0.0, upper_bound=1.0
+    )
+    eval_steps: int | None = config.field(
+        None,
+        "Steps from evaluation to evaluation; 0: at the start and the end only; by default an epoch.",
+        lower_bound=0,
+    )
+    save_checkpoints_steps: int | None = config.field(
+        None, "Steps from checkpoint to checkpoint; by default an epoch.", lower_bound=1
+    )
+    log_steps: int = config.field(20, "Steps from report to report.", lower_bound=1)
+    iterations_per_loop: int = config.field(20, "Steps a call of the graph, at most.", lower_bound=1)
+    bucket_by_length: bool = config.field(
+        False, "Put texts of about the same length into a batch, so that little is filled up."
+    )
+    max_train_examples: int | None = config.field(None, "Train on so many examples, chosen by the seed.", lower_bound=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.require(
+            not (self.bucket_by_length and self.gradient_accumulation_steps > 1),
+            "with bucket_by_length a step is one part, since parts of a step must be equally long",
+            f"gradient_accumulation_steps={self.gradient_accumulation_steps}",
+        )
+        weights = [self.init_checkpoint, self.run_dir, self.model]
+        checks.require(
+            sum(map(bool, weights)) == 1,
+            "one of --run_dir, --init_checkpoint and --model must be given",
+            f"run_dir={self.run_dir!r}, init_checkpoint={self.init_checkpoint!r}, model={self.model!r}",
+        )
+        checks.require(
+            not self.model or self.vocab_file, "--model needs --vocab_file", f"vocab_file={self.vocab_file!r}"
+        )
+
+
+def complete(flags):
+    """The flags, their files and task filled up by what task_name, data_dir and tfds stand for.
+
+    Args:
+        flags: A `FinetuneConfig`.
+
+    Raises:
+        InputError: they contradict one another, or do not say what to train on.
+    """
+    name = flags.task_name or glue.of_tfds(flags.tfds) or ""
+    layout = glue.TASKS.get(name)
+    kind = layout.kind if layout else flags.task
+    checks.require(flags.task in ("", kind), f"{name} is of the task {kind}", f"task={flags.task!r}")
+    checks.require(kind, "--task must be given, or --task_name", f"task={flags.task!r}")
+    checks.require(
+        not (flags.tfds and flags.data_dir),
+        "data comes from one place",
+        f"tfds={flags.tfds!r}, data_dir={flags.data_dir!r}",
+    )
+    parts = ["", "", ""]
+    if flags.tfds:
+        parts = [split and f"{tables.TFDS}{flags.tfds}:{split}" for split in glue.splits(name)]
+    elif flags.data_dir:
+        checks.require(layout, "--data_dir needs --task_name, which says how its files are called", "none")
+        first, *others = (file and os.path.join(flags.data_dir, file) for file in layout.files)
+        parts = [first, *(file if os.path.isfile(file) else "" for file in others)]
+    files = {file: getattr(flags, file) or part for file, part in zip(FILES, parts)}
+    must = "--train_file must be given, or --tfds, or --task_name and --data_dir"
+    checks.require(files["train_file"], must, f"task_name={name!r}")
+    return dataclasses.replace(flags, task=kind, task_name=name, **files)
+
+
+def _start(flags):
+    """(EncoderConfig, vocabulary) of the weights that training begins with."""
+    weights = flags.init_checkpoint or flags.run_dir
+    source = formats.open_source(weights) if weights else None
+    if flags.vocab_file:
+        vocab = vocab_lib.load(flags.vocab_file, flags.do_lower_case)
+    else:
+        vocab = source.vocab
+        checks.require(vocab, "weights need a vocabulary", "none beside them", weights, "Pass --vocab_file")
+        if flags.do_lower_case is not None:
+            vocab = dataclasses.replace(vocab, do_lower_case=flags.do_lower_case)
+    encoder = source.encoder if source else config.preset(flags.model, vocab_size=len(vocab))
+    overrides = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
+    given = {name: getattr(flags, name) for name in overrides if getattr(flags, name) is not None}
+    encoder = dataclasses.replace(encoder, **given)
+    checks.require(
+        flags.max_seq_length <= encoder.max_position_embeddings,
+        "max_seq_length must be at most max_position_embeddings",
+        f"max_seq_length={flags.max_seq_length}, max_position_embeddings={encoder.max_position_embeddings}",
+    )
+    return encoder, vocab
+
+
+def _digest(rows):
+    """sha256 of all that rows feed to a model."""
+    sha256 = hashlib.sha256(rows.splits.tobytes())
+    for name, values in sorted({**rows.tokens, **rows.dense}.items()):
+        sha256.update(name.encode() + values.tobytes())
+    return sha256.hexdigest()
+
+
+def _some(examples, count, seed):
+    """So many of the examples in their order, chosen by a seed; all of them for None."""
+    if count is None or count >= len(examples):
+        return examples
+    chosen = np.random.default_rng(seed).permutation(len(examples))[:count]
+    return [examples[i] for i in sorted(chosen)]
+
+
+def _scheduled(flags, num_rows):
+    """The flags, their steps filled in from epochs; what google-research/bert trains, rounded to whole steps."""
+    epoch = max(1, round(num_rows / flags.train_batch_size))
+    steps = flags.num_train_steps or max(1, round(num_rows * flags.num_train_epochs / flags.train_batch_size))
+    return dataclasses.replace(
+        flags,
+        num_train_steps=steps,
+        eval_steps=epoch if flags.eval_steps is None else flags.eval_steps,
+        save_checkpoints_steps=flags.save_checkpoints_steps or epoch,
+    )
+
+
+def _say_about(name, rows):
+    """Tells how many examples there are, how long, and how many were cut."""
+    cut = int(np.sum(rows.extra.get("truncated", 0)))
+    text = f"{name}: {rows.example[-1] + 1:,} examples, {rows.lengths.mean():.0f} wordpieces a row"
+    print(f"{text}, {cut:,} cut to {rows.lengths.max()}" if cut else text, file=sys.stderr, flush=True)
+
+
+def _job(flags, run, the_task, rows, dev_rows, dev_examples):
+    """The `training.Job` of fine-tuning."""
+    # Parts of a step are stacked, and a TPU compiles each shape for minutes: one length for all then.
+    one_length = flags.gradient_accumulation_steps > 1 or flags.strategy == "tpu"
+    lengths = (flags.max_seq_length,) if one_length else batches.lengths_to(flags.max_seq_length)
+
+    def train_dataset(part, first_part, *pipeline):
+        return batches.train_dataset(
+            rows, lengths, flags.bucket_by_length, part, first_part, flags.random_seed, *pipeline
+        )
+
+    def evaluation(strategy, model):
+        return inference.Inference(strategy, model, the_task, dev_rows, dev_examples, flags.eval_batch_size, lengths)
+
+    return training.Job(
+        lambda: the_task.build_model(run.encoder, flags.rematerialize),
+        the_task.objective,
+        train_dataset,
+        evaluation if dev_rows else None,
+        reading=contextlib.nullcontext,
+        about=f"{len(rows):,} rows, {len(dev_rows) if dev_rows else 0:,} held out",
+        hparams=run.config["finetune"],
+        max_seq_length=flags.max_seq_length,
+    )
+
+
+def _write_results(flags, run_dir, dev_examples):
+    """Writes eval_results.txt and the files of predictions, from the run folder alone."""
+    loaded = inference.load(run_dir)
+    if dev_examples:
+        asked = loaded.about(dev_examples, flags.eval_batch_size)
+        predictions, scores = asked.answer()
+        inference.write_scores(os.path.join(run_dir, inference.SCORES_FILE), scores, loaded.step)
+        loaded.task.write(predictions, dev_examples, run_dir, "eval")
+        for name, value in sorted(scores.items()):
+            print(f"{name} = {value:.6f}")
+    if flags.test_file:
+        examples = loaded.task.read(flags.test_file)
+        loaded.task.write(loaded.about(examples, flags.eval_batch_size).predict(), examples, run_dir, "test")
+
+
+def run(flags):
+    """Trains to the end, or until a signal, and writes the results; returns the exit status of `training.run`.
+
+    Args:
+        flags: A `FinetuneConfig`.
+
+    Raises:
+        InputError: the flags, the files, the weights or the run folder cannot be used, or training went wrong.
+    """
+    flags = complete(flags)
+    encoder, vocab = _start(flags)
+    the_task, examples = kinds.MODULES[flags.task].begin(flags)
+    examples = _some(examples, flags.max_train_examples, flags.random_seed)
+    dev_examples = the_task.read(flags.dev_file) if flags.dev_file else []
+    tokens = tokenizer.Tokenizer(vocab)
+    rows = the_task.featurize(examples, tokens, flags.max_seq_length, True)
+    _say_about("to train on", rows)
+    dev_rows = the_task.featurize(dev_examples, tokens, flags.max_seq_length, False) if dev_examples else None
+    if dev_rows:
+        _say_about("held out", dev_rows)
+    strategy = distribution.make_strategy(flags.strategy, flags.tpu_name)
+    training.check_batches(flags, strategy)
+    about = {
+        "finetune": config.to_dict(flags),
+        "task": the_task.about,
+        "records": {
+            "max_seq_length": flags.max_seq_length,
+            "train": _digest(rows),
+            "held_out": dev_rows and _digest(dev_rows),
+        },
+        "machine": machine.describe(),
+    }
+    may_change = [f"finetune.{name}" for name in MAY_CHANGE]
+    may_change += ["machine", *(f"machine.{name}" for name in about["machine"])]
+    defaults = {"finetune": {f.name: f.default for f in dataclasses.fields(FinetuneConfig)}}
+    folder = run_folder.create(flags.output_dir, encoder, vocab, about, may_change, defaults)
+    flags = _scheduled(flags, len(rows))
+    begin_with = dataclasses.replace(
+        flags,
+        init_checkpoint=flags.init_checkpoint or flags.run_dir,
+        run_dir="",
+        allow_missing=(*flags.allow_missing, *HEADS),
+    )
+    status = training.run(begin_with, folder, strategy, _job(flags, folder, the_task, rows, dev_rows, dev_examples))
+    if training.is_finished(flags, folder.dir, bool(dev_examples)):
+        _write_results(flags, folder.dir, dev_examples)
+    return status
+
+
+def main(argv):
+    """The program."""
+    del argv
+    return run(config.from_flags(FinetuneConfig))
+
+
+if __name__ == "__main__":
+    config.define_flags(FinetuneConfig)
+    checks.run_program(main)

@@ -1,0 +1,191 @@
+"""Rows in memory -> batches: which row is trained on when, as a pure function of (rows, seed, place).
+
+The order of training is one endless row, epoch after epoch; in epoch e all rows are permuted by a stateless seed of
+(seed, e). Part p of G rows takes the places [p G, (p + 1) G), so a run that goes on needs to know nothing but p. With
+`by_length` the places are taken in pools of POOL parts: the rows of a pool are sorted by their lengths, cut into parts,
+and the parts permuted by a seed of (seed, pool). A part is still a function of (rows, seed, p).
+
+A batch is filled up to the first of LENGTHS that holds its longest row: few lengths, since each is a graph to compile.
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from tfbert import checks
+
+POOL = 50  # parts; larger pools have rows of more alike lengths, and an order that is less random
+LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+ROW = "row"  # the feature that says which row it is, in evaluation
+_ALG = "philox"  # named, so that the order does not hang on the device that TensorFlow would choose by
+
+
+def lengths_to(max_seq_length):
+    """What batches are filled up to: those of LENGTHS below a length, and that length."""
+    return (*(n for n in LENGTHS if n < max_seq_length), max_seq_length)
+
+
+def _fixed(values):
+    """An array as what a step takes: int32 or float32."""
+    return tf.constant(values, tf.int32 if np.issubdtype(values.dtype, np.integer) else tf.float32)
+
+
+def _gatherer(rows, lengths, repeats):
+    """The function int64 [B] of row numbers, -1 for none -> features of a batch.
+
+    Args:
+        rows: A `task.Rows`.
+        lengths: What batches may be filled up to, ascending; one alone makes all batches of one shape.
+        repeats: Whether "row" is left out, since rows come again and again.
+    """
+    checks.require(
+        rows.lengths.max(initial=0) <= lengths[-1],
+        "rows must be at most as long as max_seq_length",
+        f"a row of {rows.lengths.max(initial=0)} wordpieces, and max_seq_length={lengths[-1]}",
+    )
+    fixed = None if len(lengths) > 1 else lengths[0]
+    splits, ladder = tf.constant(rows.splits), tf.constant(lengths, tf.int64)
+    # As they are in memory, which is less: a batch is made int32.
+    tokens = {name: tf.constant(values) for name, values in rows.tokens.items()}
+    dense = {name: _fixed(values) for name, values in rows.dense.items()}
+
+    def gather(numbers):
+        real = numbers >= 0
+        chosen = tf.maximum(numbers, 0)
+        begins = tf.gather(splits, chosen)
+        own = tf.where(real, tf.gather(splits, chosen + 1) - begins, 0)  # [B]
+        length = ladder[-1]
+        if len(lengths) > 1:
+            length = tf.gather(ladder, tf.searchsorted(ladder, tf.reduce_max(own)[tf.newaxis])[0])
+        places = tf.range(length)[tf.newaxis, :]
+        inside = places < own[:, tf.newaxis]  # [B, L]
+        flat = tf.where(inside, begins[:, tf.newaxis] + places, 0)
+        features = {name: tf.where(inside, tf.cast(tf.gather(x, flat), tf.int32), 0) for name, x in tokens.items()}
+        features["input_mask"] = tf.cast(inside, tf.int32)
+        features = {name: tf.ensure_shape(x, [x.shape[0], fixed]) for name, x in features.items()}
+        for name, values in dense.items():
+            features[name] = tf.gather(values, chosen)
+        features["example_weights"] = tf.cast(real, tf.float32)
+        if not repeats:
+            features[ROW] = tf.cast(numbers, tf.int32)
+        return features
+
+    return gather
+
+
+def _permutation(count, seed, epoch):
+    fold = functools.partial(tf.random.fold_in, alg=_ALG)
+    key = fold(fold(tf.constant([seed, 0], tf.int64), epoch), 0)
+    return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), key, alg=_ALG)
+
+
+def _places(count, seed, start):
+    """The endless row from a place on: a dataset of int64 [up to count]."""
+    first, skipped = divmod(start, count)
+
+    def epoch(number):
+        return _permutation(count, seed, number)[tf.where(number == first, tf.constant(skipped, tf.int64), 0) :]
+
+    return tf.data.Dataset.counter(first).map(epoch)
+
+
+def _pooled(rows, seed, part, first_part):
+    """Parts of rows of about the same length: a dataset of int64 [part] from a part on."""
+    lengths = tf.constant(rows.lengths)
+    first_pool, skipped = divmod(first_part, POOL)
+    fold = functools.partial(tf.random.fold_in, alg=_ALG)
+
+    def cut(pool, numbers):
+        numbers = tf.gather(numbers, tf.argsort(tf.gather(lengths, numbers), stable=True))
+        parts = tf.reshape(numbers, [POOL, part])
+        key = fold(fold(tf.constant([seed, 1], tf.int64), pool), 0)
+        order = tf.random.experimental.stateless_shuffle(tf.range(POOL), key, alg=_ALG)
+        return tf.gather(parts, order)
+
+    pools = _places(len(rows), seed, first_pool * POOL * part).rebatch(POOL * part, drop_remainder=True)
+    return pools.enumerate(first_pool).map(cut).unbatch().skip(skipped)
+
+
+def _per_replica(batch_size, num_pipelines, replicas_per_pipeline):
+    replicas = num_pipelines * replicas_per_pipeline
+    checks.require(
+        batch_size > 0 and batch_size % replicas == 0,
+        "the batch size must be a multiple of the number of replicas",
+        f"batch size {batch_size}, {replicas} replicas",
+    )
+    return batch_size // replicas
+
+
+def train_dataset(
+    rows,
+    lengths,
+    by_length,
+    part,
+    first_part,
+    seed,
+    num_pipelines=1,
+    pipeline_index=0,
+    replicas_per_pipeline=1,
+):
+    """The endless stream of parts from one on.
+
+    Args:
+        rows: A `task.Rows`.
+        lengths: What batches are filled up to: of `lengths_to`, or a length alone.
+        by_length: Whether rows of about the same length come together.
+        part: Rows of a part, G, over all replicas.
+        first_part: The part to begin with.
+        seed: int, of the order.
+        num_pipelines: Hosts that read.
+        pipeline_index: This host.
+        replicas_per_pipeline: Replicas that this host feeds.
+
+    Returns:
+        A dataset of {name: [G / replicas, ...]}; of a part, the elements for the replicas of this pipeline follow one
+        another, and all are as long.
+
+    Raises:
+        InputError: the part cannot be divided, or a row is too long.
+    """
+    per_replica = _per_replica(part, num_pipelines, replicas_per_pipeline)
+    per_pipeline = per_replica * replicas_per_pipeline
+    if by_length:
+        dataset = _pooled(rows, seed, part, first_part).rebatch(per_pipeline, drop_remainder=True)
+    else:
+        dataset = _places(len(rows), seed, first_part * part).rebatch(per_pipeline, drop_remainder=True)
+    dataset = dataset.shard(num_pipelines, pipeline_index)
+    gather = _gatherer(rows, lengths, repeats=True)
+    dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if replicas_per_pipeline > 1:
+        dataset = dataset.rebatch(per_replica, drop_remainder=True)
+    return dataset.prefetch(2 * replicas_per_pipeline)
+
+
+def eval_dataset(rows, lengths, batch_size, num_pipelines=1, pipeline_index=0, replicas_per_pipeline=1):
+    """Every row once, rows of about the same length together.
+
+    Args:
+        rows: A `task.Rows`.
+        lengths: As of `train_dataset`.
+        batch_size: Rows of a batch, over all replicas.
+        num_pipelines: As of `train_dataset`, as the two that follow.
+        pipeline_index: See there.
+        replicas_per_pipeline: See there.
+
+    Returns:
+        A dataset of {name: [batch_size / replicas, ...]} with "example_weights" that are 1, and 0 for what fills the
+        last batch, and "row", the number of the row, -1 there. Every replica gets as many elements.
+
+    Raises:
+        InputError: the batch cannot be divided, or a row is too long.
+    """
+    per_replica = _per_replica(batch_size, num_pipelines, replicas_per_pipeline)
+    order = np.argsort(rows.lengths, kind="stable")
+    numbers = np.full(-(-len(rows) // batch_size) * batch_size, -1, np.int64)
+    numbers[: len(rows)] = order
+    mine = numbers.reshape(-1, num_pipelines, per_replica * replicas_per_pipeline)[:, pipeline_index]
+    dataset = tf.data.Dataset.from_tensor_slices(mine).map(_gatherer(rows, lengths, repeats=False))
+    if replicas_per_pipeline > 1:
+        dataset = dataset.rebatch(per_replica, drop_remainder=True)
+    return dataset.prefetch(2 * replicas_per_pipeline)

@@ -1,0 +1,167 @@
+"""What a model of a task says about examples: while it trains, in tfbert.evaluate and in tfbert.predict."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbert import checkpoints, checks, distribution, run_folder
+from tfbert.tasks import batches, kinds, task
+from tfbert.text import tokenizer
+
+SCORES_FILE = "eval_results.txt"
+
+
+class Inference:
+    """Asks a model about the same examples each time.
+
+    Args:
+        strategy: The `tf.distribute.Strategy` that the model was built under.
+        model: Of `the_task.build_model`.
+        the_task: The `task.Task`.
+        rows: The `task.Rows` of the examples.
+        examples: The task's examples.
+        batch_size: Rows a batch, over all replicas.
+        lengths: What batches are filled up to: see `batches.lengths_to`.
+    """
+
+    def __init__(self, strategy, model, the_task, rows, examples, batch_size, lengths):
+        self._strategy, self._model, self._task = strategy, model, the_task
+        self._rows, self._examples = rows, examples
+        self._labelled = task.has_labels(examples)
+        self._dataset = distribution.distribute(
+            strategy, lambda *pipeline: batches.eval_dataset(rows, lengths, batch_size, *pipeline)
+        )
+
+    def some(self, count):
+        """None: there are no masked words to guess in these examples."""
+        del count
+
+    def evaluate(self, stop=None):
+        """{name: value}: "loss", the objective's losses, and what `task.score` gives; None if `stop` asked to end.
+
+        Args:
+            stop: A `stop_request.StopRequest`, or None.
+
+        Raises:
+            InputError: the examples have no labels.
+        """
+        answered = self.answer(stop)
+        return answered and answered[1]
+
+    def answer(self, stop=None):
+        """(predictions, what `evaluate` gives), or None if `stop` asked to end."""
+        checks.require(self._labelled, "an evaluation needs labels", "none", self._examples[0].where)
+        outputs, sums = self._ask(stop)
+        if outputs is None:
+            return None
+        means = self._task.objective.means(sums)
+        losses = {name: means[name] for name in ("loss", *self._task.objective.loss_names)}
+        predictions = self._task.decode(outputs, self._rows, self._examples)
+        return predictions, {**losses, **self._task.score(predictions, self._examples)}
+
+    def predict(self):
+        """A list of predictions, one an example."""
+        outputs, _ = self._ask()
+        return self._task.decode(outputs, self._rows, self._examples)
+
+    def _ask(self, stop=None):
+        """({output: float32 [R, ...]}, sums of losses and metrics float64 [names, 2]); (None, None) if `stop` asked."""
+        found, sums = {}, 0.0
+        for batch in self._dataset:
+            if stop is not None and stop.signal is not None:
+                return None, None
+            outputs, numbers, more = self._step(batch)
+            sums = sums + more.numpy().astype(np.float64)
+            of_replicas = self._strategy.experimental_local_results
+            for rows, *values in zip(of_replicas(numbers), *(of_replicas(outputs[n]) for n in self._task.outputs)):
+                self._keep(found, rows.numpy(), [value.numpy() for value in values])
+        return found, sums
+
+    def _keep(self, found, numbers, values):
+        """Puts a replica's outputs where their rows are."""
+        real = numbers >= 0
+        longest = int(self._rows.lengths.max())
+        for name, value in zip(self._task.outputs, values):
+            if name not in found:
+                shape = (longest, *value.shape[2:]) if self._task.per_token else value.shape[1:]
+                found[name] = np.zeros((len(self._rows), *shape), np.float32)
+            if self._task.per_token:
+                value = value[:, :longest]
+                found[name][numbers[real], : value.shape[1]] = value[real]
+            else:
+                found[name][numbers[real]] = value[real]
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def _step(self, batch):
+        outputs, numbers, sums = self._strategy.run(self._replica, args=(batch,))
+        return outputs, numbers, self._strategy.experimental_local_results(sums)[0]
+
+    def _replica(self, features):
+        outputs = self._model({x.name: features[x.name] for x in self._model.inputs}, training=False)
+        objective = self._task.objective
+        sums = tf.zeros([len(objective.loss_names + objective.metric_names), 2])
+        if self._labelled:
+            sums = objective.reports(objective.losses(outputs, features), objective.metrics(outputs, features))
+        sums = tf.distribute.get_replica_context().all_reduce("SUM", sums)
+        return {n: tf.cast(outputs[n], tf.float32) for n in self._task.outputs}, features[batches.ROW], sums
+
+
+class Loaded(NamedTuple):
+    """A run folder of a task, ready to be asked.
+
+    Attributes:
+        run: The `run_folder.RunFolder`.
+        task: Its `task.Task`.
+        model: Its model, in float32.
+        tokenizer: The `tokenizer.Tokenizer` of its vocabulary.
+        max_seq_length: The longest row in wordpieces that it was trained on.
+        step: Of the checkpoint.
+    """
+
+    run: run_folder.RunFolder
+    task: task.Task
+    model: keras.Model
+    tokenizer: tokenizer.Tokenizer
+    max_seq_length: int
+    step: int
+
+    def about(self, examples, batch_size):
+        """The `Inference` on examples."""
+        rows = self.task.featurize(examples, self.tokenizer, self.max_seq_length, False)
+        lengths = batches.lengths_to(self.max_seq_length)
+        return Inference(tf.distribute.get_strategy(), self.model, self.task, rows, examples, batch_size, lengths)
+
+
+def load(run_dir, checkpoint=None):
+    """The `Loaded` of a run folder, or None if it was pre-trained and has no task.
+
+    Args:
+        run_dir: The run folder.
+        checkpoint: None for the newest, a step, or a name `ckpt-N`.
+
+    Raises:
+        InputError: not a run folder, no such checkpoint, a damaged one, or one of another model.
+    """
+    run = run_folder.read(run_dir)
+    the_task = kinds.of_run(run)
+    if the_task is None:
+        return None
+    prefix = run_folder.checkpoint_prefix(run_dir, checkpoint)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        model = the_task.build_model(run.encoder, False)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    checkpoints.restore_model(prefix, model)
+    length = run.config.get("records", {}).get("max_seq_length", run.encoder.max_position_embeddings)
+    return Loaded(run, the_task, model, tokenizer.Tokenizer(run.vocab), length, int(prefix.rpartition("-")[2]))
+
+
+def write_scores(path, scores, step):
+    """Writes scores as google-research/bert's eval_results.txt: lines `eval_NAME = value`, sorted, and global_step."""
+    lines = {f"eval_{name}": f"{value:.6f}" for name, value in scores.items()} | {"global_step": str(step)}
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(f"{name} = {lines[name]}\n" for name in sorted(lines))

@@ -1,0 +1,143 @@
+"""Texts and pairs of texts with a label or a score, from tables with named columns."""
+
+import dataclasses
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from tfbert import checks
+from tfbert.tasks import tables
+
+CLASSIFY, REGRESS = "classify", "regress"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a run folder keeps of a task, under "task"; fields as of `sentences.Flags`."""
+
+    kind: str
+    text_column: str
+    text_pair_column: str = ""
+    label_column: str = "label"
+    column_names: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    best_metric: str = ""
+    skip_bad_rows: bool = False
+    tfds_data_dir: str = ""
+
+
+class Example(NamedTuple):
+    """One row of a table.
+
+    Attributes:
+        where: File and line.
+        text: The text, or the first of two.
+        text_pair: The second text, or None.
+        label: A label, or a score (float); None in a test set.
+    """
+
+    where: str
+    text: str
+    text_pair: str | None = None
+    label: str | float | None = None
+
+
+def in_order(labels):
+    """Labels sorted: as numbers if all are whole numbers, as text if not."""
+    numbers = all(re.fullmatch(r"-?[0-9]+", label) for label in labels)
+    return tuple(sorted(labels, key=int) if numbers else sorted(labels))
+
+
+def read(settings, path):
+    """The examples of a file or dataset.
+
+    A row that cannot be used is an error that names it; or, with `skip_bad_rows`, left out: how many, and the first of
+    them, is printed.
+
+    Args:
+        settings: `Settings`; without labels in them, any label is taken.
+        path: As of `tables.read`.
+
+    Returns:
+        List of `Example`. Either all have labels or, where the file has no such column or it is empty throughout, none.
+
+    Raises:
+        InputError: a column is missing, a row cannot be used, or none is left.
+    """
+    examples, bad = [], []
+    rows = tables.read(path, settings.column_names, settings.text_column, settings.tfds_data_dir)
+    for where, row in rows:
+        try:
+            if isinstance(row, checks.InputError):
+                raise row
+            _check_columns(settings, row, where, first=not examples)
+            examples.append(_example(settings, where, row))
+        except _WrongColumns:
+            raise
+        except checks.InputError as e:
+            if not settings.skip_bad_rows:
+                raise
+            bad.append(e)
+    checks.require(examples, "a table must have a row that can be used", f"{len(bad)} that cannot", path)
+    examples = _labelled_or_not(settings, examples, bad)
+    if bad:
+        print(f"{path}: {len(bad)} rows left out, {len(examples)} used. The first: {bad[0]}")
+    return examples
+
+
+class _WrongColumns(checks.InputError):
+    """Of the whole file, so that no row is skipped for it."""
+
+
+def _check_columns(settings, row, where, first):
+    wanted = [c for c in (settings.text_column, settings.text_pair_column) if c]
+    missing = [c for c in wanted if c not in row]
+    if missing:
+        do = "Name the columns with --text_column, --text_pair_column and --label_column"
+        error = checks.error(f"columns must be {wanted}", f"{list(row)[:20]}, without {missing}", where, do)
+        raise _WrongColumns(str(error)) if first else error
+
+
+def _text(row, column, where):
+    text = row[column]
+    checks.require(isinstance(text, str), f"{column} must be text", f"{text!r}"[:80], where)
+    checks.require(text.strip(), f"{column} must not be empty", repr(text), where)
+    return text
+
+
+def _example(settings, where, row):
+    pair = _text(row, settings.text_pair_column, where) if settings.text_pair_column else None
+    label = row.get(settings.label_column)
+    label = None if label in (None, "") else _label(settings, label, where)
+    return Example(where, _text(row, settings.text_column, where), pair, label)
+
+
+def _label(settings, label, where):
+    """A label or score as the task has it, checked."""
+    if settings.kind == REGRESS:
+        try:
+            score = float(label)
+        except (TypeError, ValueError):
+            score = float("nan")
+        checks.require(np.isfinite(score), f"{settings.label_column} must be a finite number", repr(label), where)
+        return score
+    scalar = isinstance(label, str | int | float)
+    checks.require(scalar, f"{settings.label_column} must be one label", f"{label!r}"[:80], where)
+    label = str(label).strip()
+    checks.require(not re.search(r"[\t\n\r]", label), "labels must have no tabs and line breaks", repr(label), where)
+    known = ", ".join(settings.labels[:50])
+    checks.require(not settings.labels or label in settings.labels, f"labels must be of {known}", repr(label), where)
+    return label
+
+
+def _labelled_or_not(settings, examples, bad):
+    """The examples, if all or none have labels; those without are bad rows if some have."""
+    without = [e for e in examples if e.label is None]
+    if len(without) == len(examples) or not without:
+        return examples
+    errors = [checks.error(f"{settings.label_column} must not be empty", "no label", e.where) for e in without]
+    if not settings.skip_bad_rows:
+        raise errors[0]
+    bad += errors
+    return [e for e in examples if e.label is not None]
