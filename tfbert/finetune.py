@@ -214,18 +214,17 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples):
 
 
 def _write_results(flags, run_dir, dev_examples):
-    """Writes eval_results.txt and the files of predictions, from the run folder alone."""
+    """Writes eval_results.txt and the files of predictions, of what the run folder holds."""
     loaded = inference.load(run_dir)
     if dev_examples:
-        asked = loaded.about(dev_examples, flags.eval_batch_size)
-        predictions, scores = asked.answer()
-        inference.write_scores(os.path.join(run_dir, inference.SCORES_FILE), scores, loaded.step)
-        loaded.task.write(predictions, dev_examples, run_dir, "eval")
+        predictions, scores = loaded.about(dev_examples, flags.eval_batch_size).answer()
+        inference.write_results(run_dir, loaded, "eval", dev_examples, predictions, scores)
         for name, value in sorted(scores.items()):
             print(f"{name} = {value:.6f}")
     if flags.test_file:
         examples = loaded.task.read(flags.test_file)
-        loaded.task.write(loaded.about(examples, flags.eval_batch_size).predict(), examples, run_dir, "test")
+        predictions = loaded.about(examples, flags.eval_batch_size).predict()
+        inference.write_results(run_dir, loaded, "test", examples, predictions)
 
 
 def run(flags):

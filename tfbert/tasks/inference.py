@@ -1,5 +1,6 @@
 """What a model of a task says about examples: while it trains, in tfbert.evaluate and in tfbert.predict."""
 
+import os
 from typing import NamedTuple
 
 import keras
@@ -9,8 +10,6 @@ import tensorflow as tf
 from tfbert import checkpoints, checks, distribution, run_folder
 from tfbert.tasks import batches, kinds, task
 from tfbert.text import tokenizer
-
-SCORES_FILE = "eval_results.txt"
 
 
 class Inference:
@@ -160,8 +159,29 @@ def load(run_dir, checkpoint=None):
     return Loaded(run, the_task, model, tokenizer.Tokenizer(run.vocab), length, int(prefix.rpartition("-")[2]))
 
 
-def write_scores(path, scores, step):
-    """Writes scores as google-research/bert's eval_results.txt: lines `eval_NAME = value`, sorted, and global_step."""
-    lines = {f"eval_{name}": f"{value:.6f}" for name, value in scores.items()} | {"global_step": str(step)}
-    with open(path, "w", encoding="utf-8") as f:
-        f.writelines(f"{name} = {lines[name]}\n" for name in sorted(lines))
+def write_results(folder, loaded, split, examples, predictions, scores=None):
+    """Writes what the field knows into a folder, which is made if it is not there.
+
+    `eval_results.txt` is google-research/bert's: lines `eval_NAME = value`, sorted, and global_step.
+
+    Args:
+        folder: Its path.
+        loaded: The `Loaded`.
+        split: "eval" or "test".
+        examples: The task's examples.
+        predictions: One an example.
+        scores: {name: float}, or None if there are no labels.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if scores is not None:
+            lines = {f"{split}_{name}": f"{value:.6f}" for name, value in scores.items()}
+            lines["global_step"] = str(loaded.step)
+            with open(os.path.join(folder, f"{split}_results.txt"), "w", encoding="utf-8") as f:
+                f.writelines(f"{name} = {lines[name]}\n" for name in sorted(lines))
+        loaded.task.write(predictions, examples, folder, split)
+    except OSError as e:
+        raise checks.error("results need a folder that can be written", e.strerror or str(e), folder) from e

@@ -27,9 +27,12 @@ class Pieces(NamedTuple):
 
 
 def batches(texts):
-    """Slices of a list of texts (str), each as string tensor [up to 1024]."""
+    """Slices of a list of texts (str), each as string tensor [up to 1024]; bytes of a command line that are not UTF-8
+    (surrogates in a str) are what they were."""
     for first in range(0, len(texts), _TEXTS_AT_ONCE):
-        yield tf.constant([t.encode("utf-8") for t in texts[first : first + _TEXTS_AT_ONCE]], tf.string)
+        yield tf.constant(
+            [t.encode("utf-8", "surrogateescape") for t in texts[first : first + _TEXTS_AT_ONCE]], tf.string
+        )
 
 
 def tokenize(tokenizer, texts):

@@ -99,10 +99,18 @@ def _check_columns(settings, row, where, first):
         raise _WrongColumns(str(error)) if first else error
 
 
+def _check_unicode(text, column, where):
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as e:  # JSON can spell half of a character
+        raise checks.error(f"{column} must be Unicode", str(e), where) from e
+
+
 def _text(row, column, where):
     text = row[column]
     checks.require(isinstance(text, str), f"{column} must be text", f"{text!r}"[:80], where)
     checks.require(text.strip(), f"{column} must not be empty", repr(text), where)
+    _check_unicode(text, column, where)
     return text
 
 
@@ -125,6 +133,7 @@ def _label(settings, label, where):
     scalar = isinstance(label, str | int | float)
     checks.require(scalar, f"{settings.label_column} must be one label", f"{label!r}"[:80], where)
     label = str(label).strip()
+    _check_unicode(label, settings.label_column, where)
     checks.require(not re.search(r"[\t\n\r]", label), "labels must have no tabs and line breaks", repr(label), where)
     known = ", ".join(settings.labels[:50])
     checks.require(not settings.labels or label in settings.labels, f"labels must be of {known}", repr(label), where)

@@ -39,10 +39,12 @@ class Prediction(NamedTuple):
     Attributes:
         label: The likeliest label, or the score (float).
         probabilities: float64 [C] in the order of the labels; None for a score.
+        labels: All of them; () for a score.
     """
 
     label: str | float
     probabilities: np.ndarray | None = None
+    labels: tuple = ()
 
 
 def begin(flags):
@@ -129,6 +131,8 @@ def make(settings):
         score=lambda predictions, examples: score(settings, predictions, examples),
         best_metric=(best, "min" if best == "loss" else "max"),
         write=lambda *arguments: write(settings, *arguments),
+        of_texts=lambda texts, pairs: of_texts(settings, texts, pairs),
+        show=show,
     )
 
 
@@ -206,7 +210,7 @@ def decode(settings, logits):
     """List of `Prediction` of logits [R, C]."""
     if settings.kind == REGRESS:
         return [Prediction(float(x)) for x in logits[:, 0]]
-    return [Prediction(settings.labels[p.argmax()], p) for p in softmax(logits)]
+    return [Prediction(settings.labels[p.argmax()], p, settings.labels) for p in softmax(logits)]
 
 
 def score(settings, predictions, examples):
@@ -243,3 +247,34 @@ def write(settings, predictions, examples, folder, split):
         for i, (p, e) in enumerate(zip(predictions, examples, strict=True)):
             said = f"{p.label:.8g}" if settings.kind == REGRESS else p.label
             f.write("\t".join([str(i), said] + [str(e.label)] * labelled) + "\n")
+
+
+def of_texts(settings, texts, pairs):
+    """Examples of what a person typed.
+
+    Args:
+        settings: `Settings`.
+        texts: List of str.
+        pairs: As many second texts, or None.
+
+    Raises:
+        InputError: second texts are given and the task has none, or the other way round.
+    """
+    second = len(pairs) if pairs else 0
+    wanted = len(texts) if settings.text_pair_column else 0
+    checks.require(
+        second == wanted,
+        f"this task takes {'pairs: as many --text_pair as --text' if wanted else 'single texts: no --text_pair'}",
+        f"{len(texts)} texts, {second} second texts",
+    )
+    seconds = pairs or [None] * len(texts)
+    return [sentence_files.Example(f"text {i}", *both) for i, both in enumerate(zip(texts, seconds), 1)]
+
+
+def show(prediction, example):
+    """The text, and under it the score or the five likeliest labels."""
+    texts = "  |||  ".join(text for text in (example.text, example.text_pair) if text is not None)
+    if prediction.probabilities is None:
+        return f"{texts}\n  {prediction.label:.4f}"
+    best = sorted(zip(prediction.probabilities, prediction.labels), key=lambda pair: -pair[0])[:5]
+    return f"{texts}\n  " + "  ".join(f"{label} {100 * p:.1f} %" for p, label in best)

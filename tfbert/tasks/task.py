@@ -74,6 +74,9 @@ class Task:
         best_metric: (one of the metrics or "loss", "max" or "min"), by which the best checkpoint is chosen.
         write: (predictions, examples, folder, split) -> None; writes the files that the field knows for a split such as
             "eval" or "test". The scores (eval_results.txt) are not among them: the program writes those.
+        of_texts: (texts, second texts or None) -> examples without labels, of what a person typed; None if the task has
+            no such thing.
+        show: (prediction, example) -> text of a line or several, for a person at a terminal; goes with `of_texts`.
     """
 
     kind: str
@@ -88,6 +91,8 @@ class Task:
     score: Callable
     best_metric: tuple[str, str]
     write: Callable
+    of_texts: Callable | None = None
+    show: Callable | None = None
 
 
 def has_labels(examples):
