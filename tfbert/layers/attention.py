@@ -15,8 +15,8 @@ def _split(heads):
 
     @compiled.differentiable(1)
     def split(x):
-        batch, length, width = x.shape
-        x = tf.reshape(x, [batch, length, 3, heads, width // (3 * heads)])  # [B, L, 3, N, H]
+        batch, length = tf.unstack(tf.shape(x)[:2])  # known when it is compiled, once for each length
+        x = tf.reshape(x, [batch, length, 3, heads, x.shape[-1] // (3 * heads)])  # [B, L, 3, N, H]
         return tuple(tf.unstack(tf.transpose(x, [2, 0, 3, 1, 4])))
 
     return split
@@ -25,8 +25,9 @@ def _split(heads):
 @compiled.differentiable(1)
 def _merge(x):
     """[B, N, L, H] -> [B, L, D]."""
-    batch, heads, length, size = x.shape
-    return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, length, heads * size])
+    batch, heads, length, size = tf.unstack(tf.shape(x))  # as above
+    merged = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, length, heads * size])
+    return tf.ensure_shape(merged, [x.shape[0], x.shape[2], x.shape[1] * x.shape[3]])
 
 
 @functools.cache
