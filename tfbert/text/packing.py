@@ -9,13 +9,15 @@ import tensorflow as tf
 from tfbert import checks
 
 
-def pack_single(ids: tf.RaggedTensor, max_seq_length: int, vocab) -> dict:
-    """Packs one segment as [CLS] A [SEP]; what does not fit is cut off its end.
+def pack_single(ids: tf.RaggedTensor, max_seq_length: int, vocab, head: int | None = None) -> dict:
+    """Packs one segment as [CLS] A [SEP]; what does not fit is cut off its end, or out of it.
 
     Args:
         ids: int32 RaggedTensor [B, (T)].
         max_seq_length: L, at least 2.
         vocab: The `Vocab`.
+        head: Of a segment that is too long, so many pieces of its beginning stay, and as many of its end as fit besides
+            (Sun et al. 2019, section 5.3.1); None keeps the beginning alone.
 
     Returns:
         {"input_ids", "input_mask", "segment_ids"}: int32 [B, L].
@@ -25,7 +27,7 @@ def pack_single(ids: tf.RaggedTensor, max_seq_length: int, vocab) -> dict:
     """
     checks.require(max_seq_length >= 2, "max_seq_length must hold [CLS] and [SEP]", f"{max_seq_length=}")
     room = max_seq_length - 2
-    segment = ids.to_tensor(vocab.pad_id, shape=[None, room])
+    segment = ids.to_tensor(vocab.pad_id, shape=[None, room]) if head is None else _ends(ids, room, head, vocab.pad_id)
     end = _lengths(ids, room) + 1  # [B, 1], where [SEP] goes
     position = tf.range(max_seq_length)[tf.newaxis, :]  # [1, L]
     packed = tf.pad(segment, [[0, 0], [1, 1]], constant_values=vocab.pad_id)  # [B, L]
@@ -80,6 +82,15 @@ def pack_pair(a: tf.RaggedTensor, b: tf.RaggedTensor, max_seq_length: int, vocab
         "input_mask": tf.cast(position <= end, tf.int32),
         "segment_ids": tf.cast((position > first_end) & (position <= end), tf.int32),
     }
+
+
+def _ends(ids, room, head, pad_id):
+    """The first `head` pieces of each row and its last ones, or all if they fit: int32 [B, room]."""
+    whole = tf.pad(ids.to_tensor(pad_id), [[0, 0], [0, 1]], constant_values=pad_id)  # [B, longest + 1]
+    left_out = tf.maximum(tf.cast(ids.row_lengths(), tf.int32) - room, 0)[:, tf.newaxis]
+    place = tf.range(room)[tf.newaxis, :]
+    place = tf.where(place < head, place, place + left_out)  # [B, room]
+    return tf.gather(whole, tf.minimum(place, tf.shape(whole)[1] - 1), batch_dims=1)
 
 
 def _lengths(ids, most):
