@@ -125,6 +125,24 @@ class TestClassifier:
         for name in expected:
             np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
 
+    @pytest.mark.parametrize("pooling", ["cls", "mean"])
+    def test_other_outputs_are_classified(self, built, pooling):
+        other = heads.build_classifier(tiny.config(), self.CLASSES, pooling=pooling)
+        for a, b in zip(other.variables, built.variables, strict=True):
+            assert a.path == b.path
+            a.assign(b)
+        params = tiny.weights(built)
+        found = other({x.name: FEATURES[x.name] for x in other.inputs})
+        for b, states in enumerate(reference.classifier(FEATURES, params, LAYERS, N)["sequence_output"]):
+            vector = states[0] if pooling == "cls" else states[FEATURES["input_mask"][b] > 0].mean(0)
+            expected = params["classifier/output_weights"] @ vector + params["classifier/output_bias"]
+            np.testing.assert_allclose(found["logits"][b], expected, atol=2e-5)
+        # A row without any wordpiece, such as fills up a batch, must not spoil the sums of the others.
+        padding = {x.name: FEATURES[x.name] * 0 for x in other.inputs}
+        assert np.isfinite(other(padding)["logits"]).all()
+        trained = {v.path for v in other.trainable_variables}
+        assert {v.path for v in other.variables} - trained == {"bert/pooler/dense/kernel", "bert/pooler/dense/bias"}
+
     def test_its_variables(self, built):
         """The encoder's, under the names that a pre-trained model has, and two."""
         shapes = {v.path: tuple(v.shape) for v in built.variables}
@@ -143,6 +161,8 @@ class TestClassifier:
     def test_no_label(self):
         with pytest.raises(checks.InputError, match="num_labels must be at least 1; got num_labels=0"):
             heads.build_classifier(tiny.config(), 0)
+        with pytest.raises(checks.InputError, match="pooling must be one of pooled, cls, mean; got pooling='max'"):
+            heads.build_classifier(tiny.config(), 2, pooling="max")
 
 
 def test_shapes_and_types(plain):

@@ -171,24 +171,58 @@ def build_pretrainer(config: EncoderConfig, packed: bool = False, rematerialize:
     return keras.Model({**encoder.input, "masked_lm_positions": positions}, outputs, name="pretrainer")
 
 
-def build_classifier(config: EncoderConfig, num_labels: int, rematerialize: bool = False) -> keras.Model:
+POOLINGS = ("pooled", "cls", "mean")
+
+
+class Pooling(keras.layers.Layer):
+    """One vector of a row's states: float [B, L, D] and mask int32 [B, L] -> [B, D].
+
+    Args:
+        how: "cls" takes the state of [CLS], "mean" the mean of all wordpieces that are no padding.
+    """
+
+    def __init__(self, how, **kwargs):
+        super().__init__(**kwargs)
+        self.how = how
+
+    def call(self, sequence_output, input_mask):
+        """See the class."""
+        if self.how == "cls":
+            return sequence_output[:, 0]
+        weights = tf.expand_dims(tf.cast(input_mask > 0, tf.float32), -1)  # [B, L, 1]
+        # In float32: a sum of hundreds of terms has no place in bfloat16.
+        total = tf.reduce_sum(tf.cast(sequence_output, tf.float32) * weights, 1)  # [B, D]
+        # A row that only fills up a batch has no wordpiece at all.
+        return tf.cast(total / tf.maximum(tf.reduce_sum(weights, 1), 1.0), sequence_output.dtype)
+
+
+def build_classifier(
+    config: EncoderConfig, num_labels: int, rematerialize: bool = False, pooling: str = "pooled"
+) -> keras.Model:
     """Builds the encoder with a classifier of texts or pairs of texts: Devlin et al. 2019, section 4.1.
 
     Args:
         config: The encoder's sizes and rates; the pooled output is dropped at `hidden_dropout_prob`.
         num_labels: C; 1 for a regression.
         rematerialize: Whether training saves memory for time: see `encoder.build_encoder`.
+        pooling: What is classified: the "pooled" output, as published; or, of the states, that of [CLS] ("cls") or
+            their "mean". Then the pooler is there and not trained, since it has no part in the logits.
 
     Returns:
         A model from the encoder's inputs to {"logits": float32 [B, C]} and the encoder's outputs. The head's
         variables are `classifier/output_weights` [C, D] and `classifier/output_bias` [C].
 
     Raises:
-        InputError: there is no label.
+        InputError: there is no label, or no such pooling.
     """
     checks.require(num_labels >= 1, "num_labels must be at least 1", f"num_labels={num_labels}")
+    checks.require(pooling in POOLINGS, f"pooling must be one of {', '.join(POOLINGS)}", f"pooling={pooling!r}")
     encoder = build_encoder(config, rematerialize=rematerialize)
     outputs = dict(encoder.output)
-    pooled = dropout.Dropout(config.hidden_dropout_prob, name="classifier_dropout")(outputs["pooled_output"])
+    pooled = outputs["pooled_output"]
+    if pooling != "pooled":
+        encoder.get_layer("pooler").trainable = False
+        pooled = Pooling(pooling, name="pooling")(outputs["sequence_output"], encoder.input["input_mask"])
+    pooled = dropout.Dropout(config.hidden_dropout_prob, name="classifier_dropout")(pooled)
     outputs["logits"] = Classes(num_labels, config.initializer_range, name="classifier")(pooled)
     return keras.Model(encoder.input, outputs, name="classifier_model")
