@@ -212,33 +212,3 @@ def eval_dataset(records, batch_size, max_batches=None, num_pipelines=1, pipelin
     if replicas_per_pipeline > 1:
         dataset = dataset.rebatch(per_replica, drop_remainder=True)
     return dataset.prefetch(2 * replicas_per_pipeline)
-
-
-def bucketed(dataset, lengths, batch_size):
-    """Batches of examples of about the same length: what fine-tuning on short texts saves its time by.
-
-    Args:
-        dataset: Of one example an element, {name: [n] or []}, n the example's own; a batch of ragged tensors
-            becomes such by `unbatch`. "input_ids" tells the length.
-        lengths: What to pad to, ascending. An example goes to the first that holds it; one longer than all of
-            them is an error.
-        batch_size: Examples in a batch; the last batch of each length may have fewer.
-
-    Returns:
-        A dataset of {name: [B, length] or [B]}, filled up with zeros.
-    """
-
-    def length_of(example):
-        length = tf.shape(example["input_ids"])[0]
-        text = tf.strings.format(
-            f"examples must have at most {lengths[-1]} tokens (the last of lengths); got {{}}", length
-        )
-        tf.debugging.Assert(length <= lengths[-1], [text])
-        return length
-
-    return dataset.bucket_by_sequence_length(
-        length_of,
-        bucket_boundaries=[n + 1 for n in lengths],  # exclusive
-        bucket_batch_sizes=[batch_size] * (len(lengths) + 1),
-        pad_to_bucket_boundary=True,
-    )
