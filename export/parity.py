@@ -81,7 +81,7 @@ def reference(model, vocab, max_seq_length, max_masks, rows):
     for i, row in enumerate(positions):
         padded[i, : len(row)] = row
     features = {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": np.zeros_like(input_ids)}
-    outputs = _in_batches(model, {**features, "masked_lm_positions": padded})
+    outputs = in_batches(model, {**features, "masked_lm_positions": padded})
     logits = outputs["masked_lm_logits"].astype(np.float64)
     logits -= logits.max(-1, keepdims=True, initial=-np.inf)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -96,7 +96,7 @@ def reference(model, vocab, max_seq_length, max_masks, rows):
     }
 
 
-def _in_batches(model, inputs, size=8):
+def in_batches(model, inputs, size=8):
     """The model's outputs, `size` rows at a time: the scores of all rows at once may not fit into memory."""
     parts = []
     for i in range(0, len(inputs["input_ids"]), size):
@@ -124,15 +124,15 @@ def compare(answers, expected, vocab):
     differences, logs, agree = [0.0], [0.0], []
     for name in ("mask_count", "truncated"):
         if name in answers:
-            _require_equal(answers[name], expected[name], name)
+            require_equal(answers[name], expected[name], name)
     for i, (positions, log_p) in enumerate(zip(expected["positions"], expected["log_probabilities"])):
         masks, k = len(positions), answers["ids"].shape[-1]
-        _require_equal(answers["positions"][i, :masks], positions, f"positions of text {i}")
+        require_equal(answers["positions"][i, :masks], positions, f"positions of text {i}")
         ids, p = answers["ids"][i, :masks], answers["probabilities"][i, :masks].astype(np.float64)
         words = [[vocab.tokens[j].encode() for j in row] for row in ids]
-        _require_equal(answers["tokens"][i, :masks].tolist(), words, f"tokens of text {i}")
+        require_equal(answers["tokens"][i, :masks].tolist(), words, f"tokens of text {i}")
         rest = answers["positions"][i, masks:], answers["ids"][i, masks:]
-        _require_equal([np.all(r == fill_mask.NO_ID) for r in rest], [True, True], f"padding of text {i}")
+        require_equal([np.all(r == fill_mask.NO_ID) for r in rest], [True, True], f"padding of text {i}")
         if not masks:
             continue
         same_id, best = np.take_along_axis(log_p, ids, -1), -np.sort(-log_p, -1)[:, :k]
@@ -159,7 +159,7 @@ def compare_states(answers, expected):
         {"max_sequence_output_difference", "max_pooled_output_difference"}.
     """
     length = answers["sequence_output"].shape[1]
-    _require_equal(expected["input_mask"][:, length:].any(), False, "length of sequence_output")
+    require_equal(expected["input_mask"][:, length:].any(), False, "length of sequence_output")
     real = expected["input_mask"][:, :length].astype(bool)
     sequence = np.abs(answers["sequence_output"] - expected["sequence_output"][:, :length])[real]
     pooled = np.abs(answers["pooled_output"] - expected["pooled_output"])
@@ -180,7 +180,8 @@ def merge(parts):
     return merged
 
 
-def _require_equal(got, expected, what):
+def require_equal(got, expected, what):
+    """Raises an `InputError` unless an export's `what` is the reference's."""
     checks.require(
         np.array_equal(got, expected),
         f"the export's {what} must be the run folder's: {np.asarray(expected).tolist()}",

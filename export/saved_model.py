@@ -19,6 +19,9 @@ from_ids: input_ids, input_mask, segment_ids int32 [B, L] ->
     sequence_output, pooled_output, next_sentence_logits float32 [B, 2] (0: is next, 1: random), and tokens,
     ids, probabilities, positions as above for the ids that are [MASK].
 
+Of a fine-tuned run there is serving_default alone: text string [B] (and text_pair string [B], of pairs) ->
+    labels string and probabilities float32 [B, K], likeliest first; or score float32 [B]; truncated bool [B].
+
 `[MASK]` is recognised as it is written here; no other special token is. vocab.txt and tokenizer.json are
 in assets/, warm-up requests in assets.extra/, and parity.json says how the scores were compared.
 """
@@ -32,8 +35,9 @@ import time
 
 import tensorflow as tf
 
-from export import loaders, parity, serving
+from export import loaders, parity, serving, tasks
 from tfbert import checks, config, fill_mask
+from tfbert.tasks import inference
 from tfbert.text import vocab as vocab_lib
 
 LOADERS = {"v1_session": loaders.v1_session, "c_api": loaders.c_api}
@@ -145,27 +149,37 @@ def _write(folder, cfg, loaded):
     return comparisons
 
 
+def _writer(cfg):
+    """(what writes and compares a SavedModel: folder -> comparisons, step) of a run folder of either kind."""
+    if loaded := inference.load(cfg.run_dir):
+        answering = tasks.answering_of(loaded, cfg.max_seq_length, cfg.top_k)
+        return lambda folder: tasks.write_saved_model(folder, loaded, answering, cfg.model_name), loaded.step
+    loaded = fill_mask.load(cfg.run_dir, cfg.max_seq_length, cfg.top_k, cfg.max_masks)
+    return lambda folder: _write(folder, cfg, loaded), loaded.step
+
+
 def run(cfg):
     """Exports, compares, and returns the path of the new version."""
     started = time.monotonic()
     checks.require(cfg.output_dir, "--output_dir must be given", "none")
     checks.require(cfg.run_dir, "--run_dir must be given", "none")
-    loaded = fill_mask.load(cfg.run_dir, cfg.max_seq_length, cfg.top_k, cfg.max_masks)
+    write, step = _writer(cfg)
     try:
         os.makedirs(cfg.output_dir, exist_ok=True)
         # Aside and renamed: a server that watches the folder takes only numbers for versions.
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=cfg.output_dir) as aside:
             folder = os.path.join(aside, "model")
-            comparisons = _write(folder, cfg, loaded)
+            comparisons = write(folder)
             version = os.path.join(cfg.output_dir, str(next_version(cfg.output_dir)))
             os.rename(folder, version)
     except OSError as e:
         must = "output_dir must be a folder that can be written"
         raise checks.error(must, e.strerror, cfg.output_dir, "Choose another --output_dir, or free the disk") from e
-    logs = [s.get("max_log_probability_difference", 0.0) for c in comparisons.values() for s in c.values()]
+    named = ("max_log_probability_difference", "max_score_difference")
+    largest = max(s.get(name, 0.0) for c in comparisons.values() for s in c.values() for name in named)
     print(
-        f"SavedModel of step {loaded.step}: {version} ({time.monotonic() - started:.0f} s). "
-        f"Reloaded through {' and '.join(comparisons)}: log-probabilities differ by {max(logs):.1e} at most."
+        f"SavedModel of step {step}: {version} ({time.monotonic() - started:.0f} s). "
+        f"Reloaded through {' and '.join(comparisons)}: log-probabilities (or scores) differ by {largest:.1e} at most."
     )
     return version
 

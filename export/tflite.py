@@ -15,11 +15,14 @@ import dataclasses
 import os
 import tempfile
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from export import loaders, parity
-from tfbert import checks, config, fill_mask
+from export import loaders, parity, tasks
+from tfbert import checks, config, fill_mask, run_folder
+from tfbert.tasks import inference
 
 # What an unfrozen variable, or an op that needs the delegate of full TensorFlow, would be called.
 FORBIDDEN = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "Flex")
@@ -45,14 +48,26 @@ class TFLiteConfig:
 
 
 def convert(answering, quantized):
-    """The flatbuffer of a `FillMask`: bytes."""
-    function = tf.function(answering.__call__, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    """The flatbuffer of what answers texts (`fill_mask.FillMask`, or of a task's `serve`): bytes."""
+    function = answering.signature()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], answering)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.allow_custom_ops = True
     if quantized:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     return converter.convert()
+
+
+def check_ops(model, path):
+    """Names of the ops of a `loaders.Lite`.
+
+    Raises:
+        InputError: an op of `FORBIDDEN` is in the file.
+    """
+    ops = model.ops()
+    wrong = [op for op in ops if op.startswith(FORBIDDEN)]
+    checks.require(not wrong, "a .tflite must hold its weights and need no Flex delegate", f"ops {wrong}", path)
+    return ops
 
 
 def check(path, expected, vocab):
@@ -70,9 +85,7 @@ def check(path, expected, vocab):
         InputError: an op of `FORBIDDEN` is in the file, or what is no score differs.
     """
     model = loaders.Lite(path)
-    ops = model.ops()
-    wrong = [op for op in ops if op.startswith(FORBIDDEN)]
-    checks.require(not wrong, "a .tflite must hold its weights and need no Flex delegate", f"ops {wrong}", path)
+    ops = check_ops(model, path)
     rows, parts = parity.texts(), []
     for i in range(0, len(rows), _BATCH):
         answers = model.run(text=rows[i : i + _BATCH])
@@ -80,26 +93,66 @@ def check(path, expected, vocab):
     return parity.merge(parts), ops
 
 
-def _export(loaded, expected, path, quantized):
+class Prepared(NamedTuple):
+    """A run folder of either kind, ready to be exported.
+
+    Attributes:
+        answering: What is converted.
+        check: path of a .tflite -> (differences, names of its ops).
+        run: The `run_folder.RunFolder`.
+        step: Of the checkpoint.
+        about: What parity.json says besides.
+    """
+
+    answering: tf.Module
+    check: Callable
+    run: run_folder.RunFolder
+    step: int
+    about: dict
+
+
+def prepare(cfg):
+    """The `Prepared` of a configuration."""
+    if loaded := inference.load(cfg.run_dir):
+        answering = tasks.answering_of(loaded, cfg.max_seq_length, cfg.top_k)
+
+        def check_task(path):
+            return tasks.check_tflite(path, loaded, answering), check_ops(loaders.Lite(path), path)
+
+        return Prepared(answering, check_task, loaded.run, loaded.step, {"compared": tasks.COMPARED})
+    loaded = fill_mask.load(cfg.run_dir, cfg.max_seq_length, cfg.top_k, cfg.max_masks)
+    limits = loaded.answering.max_seq_length, cfg.max_masks
+    expected = parity.reference(loaded.model, loaded.run.vocab, *limits, parity.texts())
+    return Prepared(loaded.answering, lambda path: check(path, expected, loaded.run.vocab), loaded.run, loaded.step, {})
+
+
+def _found(differences):
+    """What differed, for people."""
+    if "masks" in differences:
+        return (
+            f"same first answer for {100 * differences['top_1_agreement']:.0f} % of {differences['masks']} masks, "
+            f"largest difference of a probability {differences['max_probability_difference']:.1e}"
+        )
+    return ", ".join(f"{name.replace('_', ' ')} {value:.1e}" for name, value in differences.items())
+
+
+def _export(prepared, path, quantized):
     """Writes one file and its parity.json; returns the differences."""
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=os.path.dirname(os.path.abspath(path))) as aside:
         file, about = os.path.join(aside, "model.tflite"), os.path.join(aside, parity.FILE)
         with open(file, "wb") as f:
-            f.write(convert(loaded.answering, quantized))
-        differences, ops = check(file, expected, loaded.run.vocab)
+            f.write(convert(prepared.answering, quantized))
+        differences, ops = prepared.check(file)
         if not quantized:
             parity.require_close(differences, parity.TOLERANCE, "tflite interpreter")
         kind = "dynamic range, 8-bit weights" if quantized else "float32"
         comparisons = {"tflite_interpreter": {"serving_default": differences}}
-        more = {"weights": kind, "bytes": os.path.getsize(file), "ops": ops}
-        parity.write(about, loaded.run, loaded.step, comparisons, **more)
+        more = {"weights": kind, "bytes": os.path.getsize(file), "ops": ops, **prepared.about}
+        parity.write(about, prepared.run, prepared.step, comparisons, **more)
         os.replace(about, path.removesuffix(".tflite") + "." + parity.FILE)
         os.replace(file, path)
-    print(
-        f"{path}: {kind}, {os.path.getsize(path) / 1e6:.1f} MB, step {loaded.step}; run in the interpreter: "
-        f"same first answer for {100 * differences['top_1_agreement']:.0f} % of {differences['masks']} masks, "
-        f"largest difference of a probability {differences['max_probability_difference']:.1e}."
-    )
+    size = os.path.getsize(path) / 1e6
+    print(f"{path}: {kind}, {size:.1f} MB, step {prepared.step}; run in the interpreter: {_found(differences)}.")
     return differences
 
 
@@ -107,9 +160,7 @@ def run(cfg):
     """Exports, compares, and returns {path: differences}."""
     started = time.monotonic()
     checks.require(cfg.run_dir, "--run_dir must be given", "none")
-    loaded = fill_mask.load(cfg.run_dir, cfg.max_seq_length, cfg.top_k, cfg.max_masks)
-    limits = loaded.answering.max_seq_length, cfg.max_masks
-    expected = parity.reference(loaded.model, loaded.run.vocab, *limits, parity.texts())
+    prepared = prepare(cfg)
     second = cfg.output.removesuffix(".tflite") + ".dynamic.tflite"
     wanted = {
         "none": {cfg.output: False},
@@ -118,7 +169,7 @@ def run(cfg):
     }[cfg.quantize]
     try:
         os.makedirs(os.path.dirname(os.path.abspath(cfg.output)), exist_ok=True)
-        found = {path: _export(loaded, expected, path, quantized) for path, quantized in wanted.items()}
+        found = {path: _export(prepared, path, quantized) for path, quantized in wanted.items()}
     except OSError as e:
         must = "output must be a file that can be written"
         raise checks.error(must, e.strerror, cfg.output, "Choose another --output, or free the disk") from e

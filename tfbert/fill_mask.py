@@ -120,6 +120,10 @@ class FillMask(tf.Module):
         answers = self.answer(features)
         return {**{n: answers[n] for n in ("tokens", "ids", "probabilities", "positions")}, **about}
 
+    def signature(self):
+        """The `tf.function` to save: text, string [B]."""
+        return tf.function(self.__call__, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+
     def _positions(self, input_ids, input_mask):
         """Where the masks are: int32 [B, M], ascending, -1 after the last."""
         is_mask = tf.cast(tf.equal(input_ids, self.vocab.mask_id), tf.int32) * input_mask  # [B, L]

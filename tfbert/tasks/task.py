@@ -77,6 +77,8 @@ class Task:
         of_texts: (texts, second texts or None) -> examples without labels, of what a person typed; None if the task has
             no such thing.
         show: (prediction, example) -> text of a line or several, for a person at a terminal; goes with `of_texts`.
+        serve: (model, vocab, max_seq_length, top_k) -> what exports save: a tf.Module with `inputs` (names of tensors,
+            string [B]), `signature()` (a tf.function of them), `top_k` and `max_seq_length`; None if there is none.
     """
 
     kind: str
@@ -93,6 +95,7 @@ class Task:
     write: Callable
     of_texts: Callable | None = None
     show: Callable | None = None
+    serve: Callable | None = None
 
 
 def has_labels(examples):
