@@ -18,11 +18,12 @@ import hashlib
 import os
 import sys
 
+import keras
 import numpy as np
 
 from tfbert import checks, config, distribution, machine, run_folder, training
 from tfbert.convert import formats
-from tfbert.tasks import batches, glue, inference, kinds, sentences, tables
+from tfbert.tasks import batches, glue, inference, kinds, sentences, tables, trials
 from tfbert.text import tokenizer
 from tfbert.text import vocab as vocab_lib
 
@@ -32,7 +33,7 @@ FILES = ("train_file", "dev_file", "test_file")
 MAY_CHANGE = (*training.MAY_CHANGE, *FILES, "data_dir", "run_dir", "init_checkpoint", "vocab_file", "tfds_data_dir")
 
 # Heads that weights may have and this task has no place for, or that they lack and training begins anew.
-HEADS = ("cls/*", "classifier/*", "tokens/*")
+HEADS = ("cls/*", "classifier/*", "tokens/*", "config/pooling=*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +80,25 @@ class FinetuneConfig(training.TrainingConfig, sentences.Flags):
     )
     max_train_examples: int | None = config.field(None, "Train on so many examples, chosen by the seed.", lower_bound=1)
 
+    num_trials: int = config.field(1, "Runs with seeds of their own, each in a folder of output_dir.", lower_bound=1)
+    num_folds: int | None = config.field(
+        None, "Cross-validation: each part of the training examples is held out in a run of its own.", lower_bound=2
+    )
+    fold: int | None = config.field(None, "With num_folds, the one part (from 0) to hold out.", lower_bound=0)
+    sweep: tuple[str, ...] = config.field(
+        (), "A grid of runs, such as learning_rate=2e-5:3e-5,train_batch_size=16:32; bert: that of its appendix A.3."
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        checks.require(
+            not (self.num_folds and self.dev_file), "num_folds holds out training examples", f"{self.dev_file=}"
+        )
+        checks.require(
+            self.fold is None or (self.num_folds or 0) > self.fold,
+            "fold must be less than num_folds",
+            f"fold={self.fold}, num_folds={self.num_folds}",
+        )
         checks.require(
             not (self.bucket_by_length and self.gradient_accumulation_steps > 1),
             "with bucket_by_length a step is one part, since parts of a step must be equally long",
@@ -123,6 +141,8 @@ def complete(flags):
         checks.require(layout, "--data_dir needs --task_name, which says how its files are called", "none")
         first, *others = (file and os.path.join(flags.data_dir, file) for file in layout.files)
         parts = [first, *(file if os.path.isfile(file) else "" for file in others)]
+    if flags.num_folds:
+        parts[1] = ""
     files = {file: getattr(flags, file) or part for file, part in zip(FILES, parts)}
     must = "--train_file must be given, or --tfds, or --task_name and --data_dir"
     checks.require(files["train_file"], must, f"task_name={name!r}")
@@ -228,19 +248,52 @@ def _write_results(flags, run_dir, dev_examples):
 
 
 def run(flags):
-    """Trains to the end, or until a signal, and writes the results; returns the exit status of `training.run`.
+    """Trains one run or, if the flags ask for trials, folds or a sweep, several; returns the exit status.
 
     Args:
         flags: A `FinetuneConfig`.
 
     Raises:
-        InputError: the flags, the files, the weights or the run folder cannot be used, or training went wrong.
+        InputError: as of `run_one`.
     """
     flags = complete(flags)
+    runs = trials.plan(flags)
+    if not runs:
+        return run_one(flags)
+    has_dev = flags.dev_file or flags.num_folds
+    checks.require(has_dev, "trials are compared by examples that are held out", "no dev_file, no num_folds")
+    results = []
+    for point, name, own in runs:
+        print(f"--- {name}", file=sys.stderr, flush=True)
+        status = run_one(own)
+        scores = inference.read_scores(own.output_dir)
+        if status or scores is None:
+            return status  # stopped: the same command goes on
+        results.append((point, name, scores))
+        keras.utils.clear_session(free_memory=False)
+    loaded = inference.load(runs[0][2].output_dir)
+    groups = trials.summarise(results, loaded.task.best_metric)
+    trials.write(flags.output_dir, groups)
+    print("\n".join(trials.table(groups)))
+    return 0
+
+
+def run_one(flags):
+    """Trains to the end, or until a signal, and writes the results; returns the exit status of `training.run`.
+
+    Args:
+        flags: A `FinetuneConfig`, complete.
+
+    Raises:
+        InputError: the flags, the files, the weights or the run folder cannot be used, or training went wrong.
+    """
     encoder, vocab = _start(flags)
     the_task, examples = kinds.MODULES[flags.task].begin(flags)
     examples = _some(examples, flags.max_train_examples, flags.random_seed)
     dev_examples = the_task.read(flags.dev_file) if flags.dev_file else []
+    if flags.num_folds:
+        # One order for all seeds: folds of trials are the same examples.
+        examples, dev_examples = trials.split(examples, flags.num_folds, flags.fold, np.random.default_rng(0))
     tokens = tokenizer.Tokenizer(vocab)
     rows = the_task.featurize(examples, tokens, flags.max_seq_length, True)
     _say_about("to train on", rows)

@@ -22,12 +22,16 @@ def read(path):
     run_dir, checkpoint = run_folder.split(path.removesuffix(".index"))
     run = run_folder.read(run_dir)
     prefix = run_folder.checkpoint_prefix(run_dir, checkpoint)
-    about = run.config.get("convert", {})
+    about = run.config.get("convert") or run.config.get("task", {})
     tensors = bundles.read(prefix)
     head = names.head_of("tfbert", tensors, run.encoder)
     weights = tensors.get(_CLASS_WEIGHTS.get(head))
     labels = sources.labels(about.get("labels"), weights.shape[0]) if weights else ()
-    return sources.Source("tfbert", prefix, tensors, run.encoder, head, run.vocab, labels, layout="tfbert")
+    pooling = about.get("pooling", "pooled")
+    unlike = {"pooling": pooling} if pooling != "pooled" else {}  # no other format has a classifier of another output
+    return sources.Source(
+        "tfbert", prefix, tensors, run.encoder, head, run.vocab, labels, layout="tfbert", unlike=unlike
+    )
 
 
 def wanted(source):

@@ -27,7 +27,7 @@ class Inference:
 
     def __init__(self, strategy, model, the_task, rows, examples, batch_size, lengths):
         self._strategy, self._model, self._task = strategy, model, the_task
-        self._rows, self._examples = rows, examples
+        self._rows, self._examples, self._batch_size = rows, examples, batch_size
         self._labelled = task.has_labels(examples)
         self._dataset = distribution.distribute(
             strategy, lambda *pipeline: batches.eval_dataset(rows, lengths, batch_size, *pipeline)
@@ -68,10 +68,11 @@ class Inference:
     def _ask(self, stop=None):
         """({output: float32 [R, ...]}, sums of losses and metrics float64 [names, 2]); (None, None) if `stop` asked."""
         found, sums = {}, 0.0
-        for batch in self._dataset:
+        iterator = iter(self._dataset)
+        for _ in range(-(-len(self._rows) // self._batch_size)):
             if stop is not None and stop.signal is not None:
                 return None, None
-            outputs, numbers, more = self._step(batch)
+            outputs, numbers, more = self._step(iterator)
             sums = sums + more.numpy().astype(np.float64)
             of_replicas = self._strategy.experimental_local_results
             for rows, *values in zip(of_replicas(numbers), *(of_replicas(outputs[n]) for n in self._task.outputs)):
@@ -93,8 +94,9 @@ class Inference:
                 found[name][numbers[real]] = value[real]
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _step(self, batch):
-        outputs, numbers, sums = self._strategy.run(self._replica, args=(batch,))
+    def _step(self, iterator):
+        # Taken in here a batch is of no certain length, and one graph does for all.
+        outputs, numbers, sums = self._strategy.run(self._replica, args=(next(iterator),))
         return outputs, numbers, self._strategy.experimental_local_results(sums)[0]
 
     def _replica(self, features):
@@ -185,3 +187,13 @@ def write_results(folder, loaded, split, examples, predictions, scores=None):
         loaded.task.write(predictions, examples, folder, split)
     except OSError as e:
         raise checks.error("results need a folder that can be written", e.strerror or str(e), folder) from e
+
+
+def read_scores(folder):
+    """{name: float} of a folder's eval_results.txt, names without "eval_"; None if there is no such file."""
+    path = os.path.join(folder, "eval_results.txt")
+    if not os.path.isfile(path):
+        return None
+    with open(path, encoding="utf-8") as f:
+        lines = dict(line.rstrip("\n").split(" = ") for line in f)
+    return {name.removeprefix("eval_"): float(value) for name, value in lines.items() if name.startswith("eval_")}

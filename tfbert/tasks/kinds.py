@@ -3,7 +3,7 @@
 from tfbert import checks
 from tfbert.tasks import sentences
 
-MODULES = {"classify": sentences, "regress": sentences}
+MODULES = {"classify": sentences, "multi_label": sentences, "regress": sentences}
 
 
 def of_run(run):

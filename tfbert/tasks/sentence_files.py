@@ -9,12 +9,15 @@ import numpy as np
 from tfbert import checks
 from tfbert.tasks import tables
 
-CLASSIFY, REGRESS = "classify", "regress"
+LONG_TEXT = ("head", "tail", "head_tail")
+CLASSIFY, MULTI_LABEL, REGRESS = "classify", "multi_label", "regress"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a run folder keeps of a task, under "task"; fields as of `sentences.Flags`."""
+    """What a run folder keeps of a task, under "task"; fields as of `sentences.Flags`, but that `class_weights` are one
+    number a label.
+    """
 
     kind: str
     text_column: str
@@ -25,6 +28,17 @@ class Settings:
     best_metric: str = ""
     skip_bad_rows: bool = False
     tfds_data_dir: str = ""
+    class_weights: tuple[float, ...] = ()
+    label_separator: str = ","
+    long_text: str = "head"
+    pooling: str = "pooled"
+
+    def kept_head(self, max_seq_length):
+        """How many wordpieces of the beginning of a text that is too long are kept; None: nothing else is.
+
+        A quarter for head_tail: 128 of the 510 that Sun et al. (2019) had.
+        """
+        return {"head": None, "tail": 0, "head_tail": max_seq_length // 4}[self.long_text]
 
 
 class Example(NamedTuple):
@@ -34,13 +48,13 @@ class Example(NamedTuple):
         where: File and line.
         text: The text, or the first of two.
         text_pair: The second text, or None.
-        label: A label, or a score (float); None in a test set.
+        label: A label, a score (float), or a tuple of labels; None in a test set.
     """
 
     where: str
     text: str
     text_pair: str | None = None
-    label: str | float | None = None
+    label: str | float | tuple | None = None
 
 
 def in_order(labels):
@@ -117,7 +131,10 @@ def _text(row, column, where):
 def _example(settings, where, row):
     pair = _text(row, settings.text_pair_column, where) if settings.text_pair_column else None
     label = row.get(settings.label_column)
-    label = None if label in (None, "") else _label(settings, label, where)
+    if settings.kind == MULTI_LABEL:
+        label = None if label is None else _labels(settings, label, where)
+    else:
+        label = None if label in (None, "") else _label(settings, label, where)
     return Example(where, _text(row, settings.text_column, where), pair, label)
 
 
@@ -130,6 +147,18 @@ def _label(settings, label, where):
             score = float("nan")
         checks.require(np.isfinite(score), f"{settings.label_column} must be a finite number", repr(label), where)
         return score
+    return _class(settings, label, where)
+
+
+def _labels(settings, label, where):
+    """The labels of an example, without repetitions; none is () here, and no test set."""
+    if isinstance(label, str):
+        label = [part for part in label.split(settings.label_separator) if part.strip()]
+    checks.require(isinstance(label, list), f"{settings.label_column} must be labels", f"{label!r}"[:80], where)
+    return tuple(dict.fromkeys(_class(settings, part, where) for part in label))
+
+
+def _class(settings, label, where):
     scalar = isinstance(label, str | int | float)
     checks.require(scalar, f"{settings.label_column} must be one label", f"{label!r}"[:80], where)
     label = str(label).strip()

@@ -1,16 +1,16 @@
 """Classification and regression of texts and pairs of texts: Devlin et al. 2019, sections 4.1 and appendix B.1."""
 
+import collections
 import dataclasses
 import os
-from typing import NamedTuple
+import re
 
 import numpy as np
-import tensorflow as tf
 
-from tfbert import checks, config, heads, trainer
-from tfbert.tasks import glue, pieces, scores, sentence_files, tables, task
+from tfbert import checks, config, heads
+from tfbert.tasks import glue, pieces, sentence_files, served_sentences, tables, targets, task
 from tfbert.tasks.sentence_files import CLASSIFY, REGRESS, Settings, read
-from tfbert.text import packing
+from tfbert.tasks.served_sentences import pack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,24 +27,25 @@ class Flags:
         (), "The classes, in their order; by default those of the training file. F1 is of the last of two."
     )
     best_metric: str = config.field(
-        "", "What the best checkpoint is chosen by, such as f1 or loss; by default accuracy or pearson."
+        "", "What the best checkpoint is chosen by, such as f1 or loss; by default accuracy, micro_f1 or pearson."
+    )
+    class_weights: tuple[str, ...] = config.field(
+        (),
+        "How much examples of each label count in the loss, as LABEL=WEIGHT,...; balanced: all labels the same in sum.",
+    )
+    label_separator: str = config.field(
+        ",", "What stands between the labels of an example in TSV and CSV, for multi_label; JSON has lists."
+    )
+    long_text: str = config.field(
+        "head", "What stays of a text that is longer than max_seq_length.", choices=sentence_files.LONG_TEXT
+    )
+    pooling: str = config.field(
+        "pooled",
+        "What is classified: the pooled output, the state of [CLS], or the mean of all.",
+        choices=heads.POOLINGS,
     )
     skip_bad_rows: bool = config.field(False, "Leave out, and count, rows of a file that cannot be used.")
     tfds_data_dir: str = config.field("", "Where TensorFlow Datasets looks.")
-
-
-class Prediction(NamedTuple):
-    """What a model says of one example.
-
-    Attributes:
-        label: The likeliest label, or the score (float).
-        probabilities: float64 [C] in the order of the labels; None for a score.
-        labels: All of them; () for a score.
-    """
-
-    label: str | float
-    probabilities: np.ndarray | None = None
-    labels: tuple = ()
 
 
 def begin(flags):
@@ -59,27 +60,55 @@ def begin(flags):
     Raises:
         InputError: the file cannot be used; file and line are in it.
     """
-    settings = _settings(flags)
+    settings = settings_of(flags)
     examples = read(settings, flags.train_file)
     checks.require(task.has_labels(examples), "training examples must have labels", "none", flags.train_file)
-    if settings.kind == CLASSIFY and not settings.labels:
-        there = {example.label for example in examples}
-        named = tables.class_names(flags.train_file, settings.label_column, flags.tfds_data_dir)
-        settings = dataclasses.replace(
-            settings, labels=named if there <= set(named) else sentence_files.in_order(there)
-        )
-    if settings.kind == CLASSIFY:
-        checks.require(
-            len(settings.labels) >= 2,
-            "a classification needs two labels",
-            f"{list(settings.labels)}",
-            flags.train_file,
-            f"Is {settings.label_column!r} the right --label_column? Scores are for --task=regress",
-        )
+    if settings.kind != REGRESS:
+        each = [e.label for e in examples] if settings.kind == CLASSIFY else [x for e in examples for x in e.label]
+        counts = collections.Counter(each)
+        settings = dataclasses.replace(settings, labels=settings.labels or _labels(settings, flags, counts))
+        settings = dataclasses.replace(settings, class_weights=_class_weights(settings, flags, counts))
+    else:
+        checks.require(not flags.class_weights, "class_weights are of classes", f"{flags.class_weights}")
     return make(settings), examples
 
 
-def _settings(flags):
+def _labels(settings, flags, counts):
+    """The labels that a training file has: in the order of a dataset's own classes, or sorted."""
+    named = tables.class_names(flags.train_file, settings.label_column, flags.tfds_data_dir)
+    labels = named if counts.keys() <= set(named) else sentence_files.in_order(counts)
+    least = 2 if settings.kind == CLASSIFY else 1
+    checks.require(
+        len(labels) >= least,
+        f"{settings.kind} needs {least} labels",
+        f"{list(labels)}",
+        flags.train_file,
+        f"Is {settings.label_column!r} the right --label_column? Scores are for --task=regress",
+    )
+    return labels
+
+
+def _class_weights(settings, flags, counts):
+    """A weight for each label; () for none."""
+    given = flags.class_weights
+    if not given:
+        return ()
+    checks.require(settings.kind == CLASSIFY, "class_weights are for --task=classify", f"task={settings.kind!r}")
+    missing = [label for label in settings.labels if not counts[label]]
+    if tuple(given) == ("balanced",):
+        where = flags.train_file
+        checks.require(not missing, "balanced weights need examples of each label", f"none of {missing}", where)
+        return tuple(sum(counts.values()) / len(settings.labels) / counts[label] for label in settings.labels)
+    weights = dict.fromkeys(settings.labels, 1.0)
+    for part in given:
+        label, _, weight = part.rpartition("=")
+        known = label in weights and re.fullmatch(r"\d*\.?\d+", weight)
+        checks.require(known, f"class_weights must be LABEL=WEIGHT of {', '.join(settings.labels)}", repr(part))
+        weights[label] = float(weight)
+    return tuple(weights.values())
+
+
+def settings_of(flags):
     """`Settings` of flags, filled up by what is known of GLUE's tasks."""
     layout = glue.TASKS.get(flags.task_name)
     columns = ("text", "", "label")
@@ -98,6 +127,9 @@ def _settings(flags):
         flags.best_metric or (layout.best_metric if layout else ""),
         flags.skip_bad_rows,
         flags.tfds_data_dir,
+        label_separator=flags.label_separator,
+        long_text=flags.long_text,
+        pooling=flags.pooling,
     )
 
 
@@ -108,31 +140,34 @@ def from_config(about):
 
 def make(settings):
     """The `task.Task` of `Settings` that are complete."""
-    classify = settings.kind == CLASSIFY
-    metrics = ("accuracy", "f1", "macro_f1", "matthews") if classify else ("pearson", "spearman")
-    best = settings.best_metric or metrics[0]
-    known = (*metrics, "loss")
-    checks.require(best in known, f"best_metric must be one of {', '.join(known)}", f"best_metric={best!r}")
     checks.require(
-        best != "f1" or len(settings.labels) == 2, "f1 is of two labels", f"{len(settings.labels)}", do="Take macro_f1"
+        settings.long_text == "head" or not settings.text_pair_column,
+        "long_text is for single texts; of a pair the longer one is cut at its end",
+        f"long_text={settings.long_text}, text_pair_column={settings.text_pair_column!r}",
     )
+    target = targets.of(settings)
+    best = settings.best_metric or target.metrics[0]
+    known = (*target.metrics, "loss")
+    do = "F1 is of two labels; take macro_f1" if best == "f1" else None
+    checks.require(best in known, f"best_metric must be one of {', '.join(known)}", f"best_metric={best!r}", do=do)
     return task.Task(
         kind=settings.kind,
         about=config.to_dict(settings),
         read=lambda path: read(settings, path),
         featurize=lambda *arguments: featurize(settings, *arguments),
         build_model=lambda encoder, rematerialize: heads.build_classifier(
-            encoder, len(settings.labels) if classify else 1, rematerialize
+            encoder, target.width, rematerialize, settings.pooling
         ),
-        objective=objective(settings),
+        objective=target.objective,
         outputs=("logits",),
         per_token=False,
-        decode=lambda outputs, rows, examples: decode(settings, outputs["logits"]),
-        score=lambda predictions, examples: score(settings, predictions, examples),
+        decode=lambda outputs, rows, examples: target.decode(outputs["logits"]),
+        score=lambda predictions, examples: target.score(predictions, [e.label for e in examples]),
         best_metric=(best, "min" if best == "loss" else "max"),
-        write=lambda *arguments: write(settings, *arguments),
+        write=write,
         of_texts=lambda texts, pairs: of_texts(settings, texts, pairs),
         show=show,
+        serve=lambda *arguments: served_sentences.ServedSentences(settings, *arguments),
     )
 
 
@@ -147,8 +182,8 @@ def featurize(settings, examples, tokenizer, max_seq_length, training=False):
         training: Unused: rows of training and evaluation are alike.
 
     Returns:
-        `task.Rows`, one an example; "labels" int32 [R] (the class) or float32 [R] (the score) if there are labels.
-        extra["truncated"] is bool [R], whether the text was cut.
+        `task.Rows`, one an example; "labels", if there are labels: int32 [R] (the class), float32 [R] (the score) or
+        float32 [R, C] (1 for each of the classes). extra["truncated"] is bool [R], whether the text was cut.
     """
     del training
     packed, truncated = {"input_ids": [], "segment_ids": []}, []
@@ -158,8 +193,8 @@ def featurize(settings, examples, tokenizer, max_seq_length, training=False):
         columns.append([e.text_pair for e in examples])
     for texts in zip(*(pieces.batches(column) for column in columns), strict=True):
         ids = [tokenizer.tokenize(batch) for batch in texts]
-        pack = packing.pack_single if len(ids) == 1 else packing.pack_pair
-        batch = {name: x.numpy() for name, x in pack(*ids, max_seq_length, tokenizer.vocab).items()}
+        batch = pack(settings, ids, max_seq_length, tokenizer.vocab)
+        batch = {name: x.numpy() for name, x in batch.items()}
         mask = batch["input_mask"] > 0
         for name, parts in packed.items():
             parts.append(batch[name][mask].astype(np.int32 if name == "input_ids" else np.uint8))
@@ -167,70 +202,20 @@ def featurize(settings, examples, tokenizer, max_seq_length, training=False):
         truncated.append(sum(x.row_lengths().numpy() for x in ids) + 1 + len(ids) > max_seq_length)
     labels = {}
     if task.has_labels(examples):
-        number = {label: i for i, label in enumerate(settings.labels)}
-        classes = [number[e.label] for e in examples] if number else [e.label for e in examples]
-        labels["labels"] = np.array(classes, np.int32 if number else np.float32)
+        labels["labels"] = targets.of(settings).encode([e.label for e in examples])
     splits = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     tokens = {name: np.concatenate(parts) for name, parts in packed.items()}
     return task.Rows(splits, tokens, labels, np.arange(len(examples)), {"truncated": np.concatenate(truncated)})
 
 
-def objective(settings):
-    """The `trainer.Objective`: cross-entropy and accuracy of classes, or squared errors of scores."""
-    loss_name = "classification_loss" if settings.kind == CLASSIFY else "regression_loss"
-
-    def weights(features):
-        return {loss_name: tf.reduce_sum(features["example_weights"])}
-
-    def losses(outputs, features):
-        labels, logits = features["labels"], tf.cast(outputs["logits"], tf.float32)
-        if settings.kind == CLASSIFY:
-            each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        else:
-            each = tf.square(logits[:, 0] - labels)
-        return {loss_name: (tf.reduce_sum(each * features["example_weights"]), weights(features)[loss_name])}
-
-    def metrics(outputs, features):
-        if settings.kind == REGRESS:
-            return {}
-        right = tf.argmax(outputs["logits"], -1, tf.int32) == features["labels"]
-        right = tf.cast(right, tf.float32) * features["example_weights"]
-        return {"accuracy": (tf.reduce_sum(right), tf.reduce_sum(features["example_weights"]))}
-
-    return trainer.Objective(losses, weights, metrics, (loss_name,), ("accuracy",) * (settings.kind == CLASSIFY))
+def _said(label):
+    """A label or a score as files have it."""
+    if isinstance(label, tuple):
+        return ",".join(label)
+    return f"{label:.8g}" if isinstance(label, float) else label
 
 
-def softmax(logits):
-    """float64 [R, C] of float [R, C]."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
-
-
-def decode(settings, logits):
-    """List of `Prediction` of logits [R, C]."""
-    if settings.kind == REGRESS:
-        return [Prediction(float(x)) for x in logits[:, 0]]
-    return [Prediction(settings.labels[p.argmax()], p, settings.labels) for p in softmax(logits)]
-
-
-def score(settings, predictions, examples):
-    """{metric: float}: GLUE's metrics, all that the labels allow.
-
-    Classification: accuracy, macro_f1, matthews, and f1 of the last of two labels. Regression: pearson, spearman.
-    """
-    if settings.kind == REGRESS:
-        both = [p.label for p in predictions], [e.label for e in examples]
-        return {"pearson": scores.pearson(*both), "spearman": scores.spearman(*both)}
-    number = {label: i for i, label in enumerate(settings.labels)}
-    both = [number[e.label] for e in examples], [number[p.label] for p in predictions]
-    counts = scores.confusion(*both, len(number))
-    found = {"accuracy": scores.accuracy(counts), "macro_f1": scores.macro_f1(counts)}
-    if len(number) == 2:
-        found["f1"] = scores.f1(counts, 1)
-    return {**found, "matthews": scores.matthews(counts)}
-
-
-def write(settings, predictions, examples, folder, split):
+def write(predictions, examples, folder, split):
     """Writes SPLIT_results.tsv and SPLIT_predictions.tsv into a folder.
 
     SPLIT_results.tsv is google-research/bert's: one line an example without a header, the probabilities in the order of
@@ -239,14 +224,13 @@ def write(settings, predictions, examples, folder, split):
     """
     with open(os.path.join(folder, f"{split}_results.tsv"), "w", encoding="utf-8") as f:
         for p in predictions:
-            values = [p.label] if settings.kind == REGRESS else p.probabilities
+            values = [p.label] if p.probabilities is None else p.probabilities
             f.write("\t".join(f"{value:.8g}" for value in values) + "\n")
     labelled = task.has_labels(examples)
     with open(os.path.join(folder, f"{split}_predictions.tsv"), "w", encoding="utf-8") as f:
         f.write("\t".join(["index", "prediction"] + ["label"] * labelled) + "\n")
         for i, (p, e) in enumerate(zip(predictions, examples, strict=True)):
-            said = f"{p.label:.8g}" if settings.kind == REGRESS else p.label
-            f.write("\t".join([str(i), said] + [str(e.label)] * labelled) + "\n")
+            f.write("\t".join([str(i), _said(p.label)] + [_said(e.label)] * labelled) + "\n")
 
 
 def of_texts(settings, texts, pairs):

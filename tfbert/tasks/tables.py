@@ -168,7 +168,8 @@ def class_names(path, column, tfds_data_dir=""):
     if not path.startswith(TFDS):
         return ()
     builder, _ = _builder(path, tfds_data_dir)
-    return tuple(getattr(builder.info.features.get(column), "names", ()) or ())
+    features = dict(builder.info.features.items())
+    return tuple(getattr(features.get(column), "names", ()) or ())
 
 
 def _of_dataset(path, data_dir):
