@@ -103,7 +103,7 @@ class TestFinished:
 
     def test_evaluate_and_predict_need_the_run_folder_alone(self, finished, data, tmp_path, capsys):
         dev = str(data / "dev.tsv")
-        scores = evaluate.run(evaluate.EvaluateConfig(finished[1], (dev,), str(tmp_path / "scores")))
+        scores = evaluate.run(evaluate.EvaluateConfig(finished[1], (dev,), output_dir=str(tmp_path / "scores")))
         assert scores["examples"] == tiny_task.DEV and scores["step"] == 49
         assert results_of(tmp_path / "scores") == pytest.approx(results_of(finished[1]), rel=1e-4)
         cfg = predict.PredictConfig(finished[1], input_file=dev, output_dir=str(tmp_path / "test"))
@@ -320,7 +320,7 @@ class TestErrors:
     def test_runs_that_are_not_fine_tuned(self, data, tmp_path):
         pre = str(data / "pre")
         with pytest.raises(checks.InputError, match="--output_dir is for fine-tuned runs"):
-            evaluate.run(evaluate.EvaluateConfig(pre, ("x",), str(tmp_path)))
+            evaluate.run(evaluate.EvaluateConfig(pre, ("x",), output_dir=str(tmp_path)))
         with pytest.raises(checks.InputError, match="--text_pair must be left out; got a run that was not fine-tuned"):
             predict.run(predict.PredictConfig(pre), ["the [MASK]"], ["the fox"])
 
