@@ -298,6 +298,7 @@ class TestErrors:
             ("data comes from one place", {"tfds": "glue/mrpc", "data_dir": "x"}),
             ("--data_dir needs --task_name", {"data_dir": "x"}),
             ("with bucket_by_length a step is one part", {"bucket_by_length": True, "gradient_accumulation_steps": 2}),
+            ("fine-tuning runs in one process", {"strategy": "multi_worker"}),
             ("max_position_embeddings=23", {"max_seq_length": 24}),
             ("best_metric must be one of accuracy", {"best_metric": "bleu"}),
             ("multiples of the number of replicas", {"strategy": "mirrored", "train_batch_size": 5}),

@@ -104,6 +104,12 @@ class FinetuneConfig(training.TrainingConfig, sentences.Flags):
             "with bucket_by_length a step is one part, since parts of a step must be equally long",
             f"gradient_accumulation_steps={self.gradient_accumulation_steps}",
         )
+        checks.require(
+            self.strategy != "multi_worker",
+            "fine-tuning runs in one process",
+            f"strategy={self.strategy}",
+            do="Give --strategy=mirrored for all devices of this machine",
+        )
         weights = [self.init_checkpoint, self.run_dir, self.model]
         checks.require(
             sum(map(bool, weights)) == 1,
