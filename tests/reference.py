@@ -146,6 +146,14 @@ def classifier(features, params, num_layers, num_heads):
     return outputs
 
 
+def of_each_piece(features, params, num_layers, num_heads, head):
+    """The encoder and a head that scores each wordpiece, named by its scope: "logits" [B, L, C]."""
+    states = hidden_states(features, params, num_layers, num_heads)[-1]
+    weights, bias = params[f"{head}/output_weights"], params[f"{head}/output_bias"]
+    logits = np.array([[weights @ x + bias for x in row] for row in states])
+    return {"sequence_output": states, "logits": logits}
+
+
 def negative_log_likelihood(logits, label):
     """-log softmax(logits)[label] of one prediction."""
     top = logits.max()

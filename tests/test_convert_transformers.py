@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from tests import convert_samples, tiny, tiny_run
-from tfbert import encoder as encoder_lib
 from tfbert import heads
-from tfbert.convert import assign, formats, names
+from tfbert.convert import assign, formats
 from tfbert.text import tokenizer as tokenizer_lib
 
 PYTHON = os.environ.get("TFBERT_TRANSFORMERS_PYTHON")
@@ -92,18 +91,15 @@ def test_what_transformers_saves_computes_the_same(saved, name, allowed):
 
 
 def scores(source):
-    """Scores of a fine-tuned head over an encoder of ours, from the head's own tensors."""
-    tensors, _ = assign.match(source, names.shapes(source.encoder, source.head, len(source.labels)))
-    model = tiny.randomize(encoder_lib.build_encoder(source.encoder))
-    for v in model.variables:
-        if v.path in tensors:
-            v.assign(tensors[v.path].read())
-    outputs = model({k: FEATURES[k] for k in ("input_ids", "input_mask", "segment_ids")})
-    states = outputs["pooled_output" if source.head == "classify" else "sequence_output"]
-    weights, bias = (
-        next(t.read() for n, t in tensors.items() if n.endswith(end)) for end in ("weights", "output_bias")
-    )
-    return np.asarray(states) @ weights.T + bias
+    """Scores of a fine-tuned head of ours with its weights."""
+    build = {
+        "classify": lambda: heads.build_classifier(source.encoder, len(source.labels)),
+        "tokens": lambda: heads.build_tagger(source.encoder, len(source.labels)),
+        "span": lambda: heads.build_span_finder(source.encoder),
+    }
+    model = tiny.randomize(build[source.head]())
+    assign.load(source, model)
+    return model({k: FEATURES[k] for k in ("input_ids", "input_mask", "segment_ids")})["logits"]
 
 
 def check_head(found, expected, head):

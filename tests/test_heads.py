@@ -7,6 +7,7 @@ import tensorflow as tf
 from tests import reference, tiny, tiny_packed
 from tests.tiny import LAYERS, B, L, N, P, V
 from tfbert import checks, config, heads, objectives
+from tfbert.convert import names
 from tfbert.layers import dropout, initializers
 from tfbert.optimizers import param_groups
 
@@ -163,6 +164,47 @@ class TestClassifier:
             heads.build_classifier(tiny.config(), 0)
         with pytest.raises(checks.InputError, match="pooling must be one of pooled, cls, mean; got pooling='max'"):
             heads.build_classifier(tiny.config(), 2, pooling="max")
+
+
+class TestOfEachPiece:
+    """The tagger and the span finder: heads on the states of all pieces."""
+
+    CLASSES = 5
+
+    def build(self, kind, **overrides):
+        encoder = tiny.config(**overrides)
+        built = {
+            "tokens": lambda: heads.build_tagger(encoder, self.CLASSES),
+            "span": lambda: heads.build_span_finder(encoder),
+        }
+        return tiny.randomize(built[kind]())
+
+    @pytest.mark.parametrize("kind, scope, classes", [("tokens", "tokens", 5), ("span", "cls/squad", 2)])
+    def test_equals_reference(self, kind, scope, classes):
+        built = self.build(kind)
+        found = built({x.name: FEATURES[x.name] for x in built.inputs})
+        expected = reference.of_each_piece(FEATURES, tiny.weights(built), LAYERS, N, scope)
+        assert found.keys() == expected.keys()
+        assert found["logits"].shape == (B, L, classes) and found["logits"].dtype == tf.float32
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
+
+    @pytest.mark.parametrize("kind", ["tokens", "span"])
+    def test_its_variables_are_those_that_converters_know(self, kind):
+        shapes = {v.path: tuple(v.shape) for v in self.build(kind).variables}
+        assert shapes == names.shapes(tiny.config(), kind, self.CLASSES)
+        assert sum(param_groups.decay_mask(shapes)[name] for name in shapes if "output_weights" in name) == 1
+
+    def test_the_tagger_drops_the_states(self):
+        built = self.build("tokens", hidden_dropout_prob=1.0)
+        inputs = {x.name: FEATURES[x.name] for x in built.inputs}
+        bias = next(v for v in built.variables if v.path == "tokens/output_bias")
+        np.testing.assert_array_equal(built(inputs, training=True)["logits"], np.tile(bias, (B, L, 1)))
+        assert np.ptp(built(inputs)["logits"], axis=1).min() > 1e-3
+
+    def test_no_label(self):
+        with pytest.raises(checks.InputError, match="num_labels must be at least 1; got num_labels=0"):
+            heads.build_tagger(tiny.config(), 0)
 
 
 def test_shapes_and_types(plain):

@@ -226,3 +226,46 @@ def build_classifier(
     pooled = dropout.Dropout(config.hidden_dropout_prob, name="classifier_dropout")(pooled)
     outputs["logits"] = Classes(num_labels, config.initializer_range, name="classifier")(pooled)
     return keras.Model(encoder.input, outputs, name="classifier_model")
+
+
+def build_tagger(config: EncoderConfig, num_labels: int, rematerialize: bool = False) -> keras.Model:
+    """Builds the encoder with a classifier of each wordpiece: Devlin et al. 2019, section 5.3.
+
+    Args:
+        config: The encoder's sizes and rates; the states are dropped at `hidden_dropout_prob`.
+        num_labels: C.
+        rematerialize: See `encoder.build_encoder`.
+
+    Returns:
+        A model from the encoder's inputs to {"logits": float32 [B, L, C], "sequence_output": [B, L, D]}. The head's
+        variables are `tokens/output_weights` [C, D] and `tokens/output_bias` [C]; there is no pooler, which would
+        learn nothing.
+
+    Raises:
+        InputError: there is no label.
+    """
+    checks.require(num_labels >= 1, "num_labels must be at least 1", f"num_labels={num_labels}")
+    encoder = build_encoder(config, rematerialize=rematerialize)
+    states = encoder.output["sequence_output"]
+    dropped = dropout.Dropout(config.hidden_dropout_prob, name="tokens_dropout")(states)
+    logits = Classes(num_labels, config.initializer_range, name="tokens")(dropped)
+    return keras.Model(encoder.input, {"logits": logits, "sequence_output": states}, name="tagger")
+
+
+def build_span_finder(config: EncoderConfig, rematerialize: bool = False) -> keras.Model:
+    """Builds the encoder with two scores of each wordpiece, to begin and to end an answer: ibid., section 4.2.
+
+    Args:
+        config: The encoder's sizes and rates.
+        rematerialize: See `encoder.build_encoder`.
+
+    Returns:
+        A model from the encoder's inputs to {"logits": float32 [B, L, 2], "sequence_output": [B, L, D]}; the
+        first score is that of a beginning. The head's variables are `cls/squad/output_weights` [2, D] and
+        `cls/squad/output_bias` [2]; there is no pooler, which would learn nothing.
+    """
+    encoder = build_encoder(config, rematerialize=rematerialize)
+    states = encoder.output["sequence_output"]
+    with keras.name_scope("cls"):
+        logits = Classes(2, config.initializer_range, name="squad")(states)
+    return keras.Model(encoder.input, {"logits": logits, "sequence_output": states}, name="span_finder")
