@@ -63,9 +63,9 @@ def test_answers_that_are_not_there(tmp_path):
     assert str(caught.value) == (
         "an answer must stand in its context at answer_start; got 'région' at "
         f"{place + 1}, where the context has 'égion '; it stands at {place} (at {tmp_path / 'dev.json'}, Normans, "
-        "question a2). Mend the file, or give --bad_answers=skip to leave such questions out of training."
+        "question a2). Mend the file, or give --skip_bad_rows to leave such questions out of training."
     )
-    questions = read(tmp_path, made, bad_answers="skip")
+    questions = read(tmp_path, made, skip_bad=True)
     assert questions[1].answers == (squad_files.Answer("région", -1),)
     for start in (-1, 10**6, 10**30):
         made["data"][0]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = start

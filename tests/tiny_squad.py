@@ -1,6 +1,9 @@
 """Questions in SQuAD's JSON: a few on real words, with accents and Chinese, for tests."""
 
 import json
+import unicodedata
+
+from tfbert.text import vocab as vocab_lib
 
 CONTEXTS = (
     "The Normans were the people who in the 10th and 11th centuries gave their name to Normandy, a région in France.",
@@ -59,3 +62,11 @@ def write(path, made):
     """Writes it and returns the path."""
     path.write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
     return str(path)
+
+
+def vocab(do_lower_case=True):
+    """Every letter of the texts, to begin a word and to go on with one, and a few words."""
+    letters = sorted({c for c in unicodedata.normalize("NFD", "".join(CONTEXTS) + "?Wwh(,$") if not c.isspace()})
+    words = ["the", "norman", "##s", "in", "france", "19", "##60"]
+    tokens = [*vocab_lib.SPECIAL_TOKENS, *words, *letters, *(f"##{c}" for c in letters)]
+    return vocab_lib.Vocab(tuple(dict.fromkeys(tokens)), do_lower_case)

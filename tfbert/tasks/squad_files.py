@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from tfbert import checks
 
-BAD_ANSWERS = ("error", "skip")
-
 
 class Answer(NamedTuple):
     """An answer as a person gave it.
@@ -97,7 +95,7 @@ def _load(path):
     return content["data"]
 
 
-def _answer(content, raw, bounds, where, bad_answers):
+def _answer(content, raw, bounds, where, skip_bad):
     """The `Answer` in a JSON object; `bounds` are the bytes at which the characters of the context begin."""
     text, start = _get(raw, "text", str, where), _get(raw, "answer_start", int, where)
     _check(text.strip(), "an answer must have text", repr(text), where)
@@ -105,17 +103,17 @@ def _answer(content, raw, bounds, where, bad_answers):
         return Answer(text, bounds(start))
     elsewhere = content.find(text)
     _check(
-        bad_answers == "skip",
+        skip_bad,
         "an answer must stand in its context at answer_start",
         f"{_brief(text)} at {start}, where the context has {_brief(content[max(start, 0) :][: len(text)])}"
         + ("" if elsewhere < 0 else f"; it stands at {elsewhere}"),
         where,
-        "Mend the file, or give --bad_answers=skip to leave such questions out of training",
+        "Mend the file, or give --skip_bad_rows to leave such questions out of training",
     )
     return Answer(text, -1)
 
 
-def _answers(raw, context, bounds, where, with_negative, bad_answers):
+def _answers(raw, context, bounds, where, with_negative, skip_bad):
     """The answers of a question, or None if the file does not say."""
     impossible = _get(raw, "is_impossible", bool, where, default=False) if "is_impossible" in raw else None
     if "answers" not in raw and not impossible:
@@ -135,7 +133,7 @@ def _answers(raw, context, bounds, where, with_negative, bad_answers):
         f"is_impossible={impossible} and {len(answers)} answers",
         where,
     )
-    return tuple(_answer(context, answer, bounds, where, bad_answers) for answer in answers)
+    return tuple(_answer(context, answer, bounds, where, skip_bad) for answer in answers)
 
 
 def _byte_of_character(context):
@@ -143,13 +141,13 @@ def _byte_of_character(context):
     return (lambda i: i) if context.isascii() else (lambda i: len(context[:i].encode("utf-8")))
 
 
-def read(path, with_negative=False, bad_answers="error"):
+def read(path, with_negative=False, skip_bad=False):
     """Reads the questions of a file.
 
     Args:
         path: Of a JSON file in SQuAD's layout.
         with_negative: Whether questions may have no answer, as in SQuAD 2.0.
-        bad_answers: "error", or "skip" to take answers that do not stand where the file says with start -1.
+        skip_bad: Whether answers that do not stand where the file says are taken, with start -1, and no error.
 
     Returns:
         A list of `Question`, in the order of the file; either all of them have `answers` or none has.
@@ -157,7 +155,6 @@ def read(path, with_negative=False, bad_answers="error"):
     Raises:
         InputError: it is no such file; it says the file, the title, the question's id and what is wrong.
     """
-    checks.require(bad_answers in BAD_ANSWERS, f"bad_answers must be one of {BAD_ANSWERS}", repr(bad_answers))
     questions, seen = [], {}
     for a, article in enumerate(_load(path)):
         where = f"{path}, article {a + 1}"
@@ -172,7 +169,7 @@ def read(path, with_negative=False, bad_answers="error"):
                 _check(id_ not in seen, "every id must be of one question", f"that of {seen.get(id_)} again", at)
                 seen[id_] = at
                 text = _get(raw, "question", str, at)
-                answers = _answers(raw, context, bounds, at, with_negative, bad_answers)
+                answers = _answers(raw, context, bounds, at, with_negative, skip_bad)
                 questions.append(Question(id_, text, context, answers, at))
     _check(questions, "a file of questions must hold some", "none", path)
     first = questions[0]
