@@ -167,6 +167,8 @@ def test_answers_without_a_place(tmp_path, tokens, capsys):
 def test_a_row_too_short(tmp_path, tokens):
     with pytest.raises(checks.InputError, match=r"max_seq_length must hold a question.*max_query_length=38"):
         answers.featurize(settings(max_query_length=38), questions(tmp_path), tokens, 41)
+    with pytest.raises(checks.InputError, match=r"must be at most .* leave nothing out; got doc_stride=27"):
+        answers.featurize(settings(doc_stride=27), questions(tmp_path), tokens, L)
 
 
 def test_questions_that_are_cut_are_told(tmp_path, tokens, capsys):

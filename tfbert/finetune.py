@@ -1,7 +1,11 @@
-"""Fine-tunes a pre-trained BERT on a task: classes or scores of texts and pairs of texts.
+"""Fine-tunes a pre-trained BERT on a task: classes or scores of texts and pairs, tags of words, answers from texts.
 
     python -m tfbert.finetune --task=classify --train_file=train.csv --dev_file=dev.csv --text_column=text \
         --label_column=category --run_dir=out/run --output_dir=out/finetuned
+    python -m tfbert.finetune --task=tag --train_file=train.conll --dev_file=dev.conll --run_dir=out/run \
+        --output_dir=out/tagger
+    python -m tfbert.finetune --task=answer --train_file=train-v1.1.json --dev_file=dev-v1.1.json --max_seq_length=384 \
+        --run_dir=out/run --output_dir=out/answers
 
 --run_dir (or --init_checkpoint) takes weights of any format: a run folder of tfbert.pretrain, Google's, Hugging Face's,
 KerasHub's. GLUE's tasks know their files and columns: --task_name=mrpc --data_dir=glue/MRPC, or --tfds=glue/mrpc.
@@ -23,7 +27,7 @@ import numpy as np
 
 from tfbert import checks, config, distribution, machine, run_folder, training
 from tfbert.convert import formats
-from tfbert.tasks import batches, glue, inference, kinds, sentences, tables, trials
+from tfbert.tasks import answers, batches, glue, inference, kinds, sentences, tables, trials
 from tfbert.text import tokenizer
 from tfbert.text import vocab as vocab_lib
 
@@ -34,10 +38,11 @@ MAY_CHANGE = (*training.MAY_CHANGE, *FILES, "data_dir", "run_dir", "init_checkpo
 
 # Heads that weights may have and this task has no place for, or that they lack and training begins anew.
 HEADS = ("cls/*", "classifier/*", "tokens/*", "config/pooling=*")
+POOLER = ("bert/pooler/*",)  # of no use to a task that scores every wordpiece
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuneConfig(training.TrainingConfig, sentences.Flags):
+class FinetuneConfig(training.TrainingConfig, sentences.Flags, answers.Flags):
     """The flags; names are those of google-research/bert's run_classifier.py where the meaning is the same."""
 
     task: str = config.field(
@@ -48,7 +53,11 @@ class FinetuneConfig(training.TrainingConfig, sentences.Flags):
     )
     data_dir: str = config.field("", "The folder with the files of task_name.")
     tfds: str = config.field("", "A set of TensorFlow Datasets in place of files, such as glue/mrpc.")
-    train_file: str = config.field("", "Examples to train on: .tsv, .csv or .jsonl, or tfds:NAME:SPLIT.")
+    train_file: str = config.field(
+        "",
+        "Examples to train on: .tsv, .csv or .jsonl, or tfds:NAME:SPLIT; columns of CoNLL or .conllu to tag; JSON as "
+        "SQuAD's to answer.",
+    )
     dev_file: str = config.field("", "Examples to evaluate on; none: no evaluation.")
     test_file: str = config.field("", "Examples to predict at the end; they need no labels.")
     run_dir: str = config.field("", "A run folder to begin from; the same as init_checkpoint.")
@@ -327,7 +336,7 @@ def run_one(flags):
         flags,
         init_checkpoint=flags.init_checkpoint or flags.run_dir,
         run_dir="",
-        allow_missing=(*flags.allow_missing, *HEADS),
+        allow_missing=(*flags.allow_missing, *HEADS, *(POOLER if the_task.per_token else ())),
     )
     status = training.run(begin_with, folder, strategy, _job(flags, folder, the_task, rows, dev_rows, dev_examples))
     if training.is_finished(flags, folder.dir, bool(dev_examples)):

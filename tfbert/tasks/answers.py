@@ -177,13 +177,20 @@ def featurize(settings, questions, tokenizer, max_seq_length, training=False):
         train on, `extra` is what `spans.Window` has, for all wordpieces.
 
     Raises:
-        InputError: a row has no room for a context, or an answer has no wordpiece.
+        InputError: a row has no room for a context or for its stride, or an answer has no wordpiece.
     """
     room = max_seq_length - _SPECIALS - settings.max_query_length
     checks.require(
         room >= 1,
         f"max_seq_length must hold a question, {_SPECIALS} special tokens and some of the context",
         f"max_seq_length={max_seq_length}, max_query_length={settings.max_query_length}",
+    )
+    checks.require(
+        settings.doc_stride <= room,
+        "doc_stride must be at most max_seq_length - max_query_length - 3, so that windows leave nothing out",
+        f"doc_stride={settings.doc_stride}, max_seq_length={max_seq_length}, "
+        f"max_query_length={settings.max_query_length}",
+        do="run_squad.py has 128, 384 and 64",
     )
     contexts = {context: i for i, context in enumerate(dict.fromkeys(q.context for q in questions))}
     texts = pieces.tokenize(tokenizer, list(contexts))
