@@ -6,6 +6,7 @@ and BILOU are all read alike. A predicted entity is right if its type, its first
 """
 
 import collections
+import itertools
 import re
 from typing import NamedTuple
 
@@ -27,18 +28,21 @@ def are_entities(labels):
     return labels != {"O"} and bool(labels) and all(_TAG.fullmatch(label) for label in labels)
 
 
+def continues(tag, before):
+    """Whether a tag goes on with the entity of the tag before it ("O" at the beginning of a sentence)."""
+    (prefix, _, kind), (prefix_before, _, kind_before) = tag.partition("-"), before.partition("-")
+    return prefix in ("I", *_LAST) and prefix_before not in ("O", *_ALONE, *_LAST) and kind == kind_before
+
+
 def entities(tags):
     """The `Entity`s of one sentence's tags, from left to right."""
-    found, begin, kind, before = [], None, "", "O"
-    for i, tag in enumerate([*tags, "O"]):
-        prefix, _, here = tag.partition("-")
-        goes_on = begin is not None and prefix in ("I", *_LAST) and here == kind and before not in (*_ALONE, *_LAST)
-        if begin is not None and not goes_on:
-            found.append(Entity(kind, begin, i))
+    found, begin = [], None
+    for i, (before, tag) in enumerate(itertools.pairwise(["O", *tags, "O"])):
+        if begin is not None and not continues(tag, before):
+            found.append(Entity(before.partition("-")[2], begin, i))
             begin = None
-        if begin is None and prefix != "O":
-            begin, kind = i, here
-        before = prefix
+        if begin is None and tag != "O":
+            begin = i
     return found
 
 
@@ -51,11 +55,14 @@ def repair(tags, labels):
         tags: Of one sentence.
         labels: All labels that there are.
     """
-    repaired = list(tags)
-    for entity in entities(tags):
-        if tags[entity.start][0] not in "BSU" and f"B-{entity.kind}" in labels:
-            repaired[entity.start] = f"B-{entity.kind}"
-    return tuple(repaired)
+    return tuple(repaired(tag, before, labels) for before, tag in itertools.pairwise(["O", *tags]))
+
+
+def repaired(tag, before, labels):
+    """A tag as `repair` has it; `before` is the one before it, not repaired."""
+    prefix, _, kind = tag.partition("-")
+    wrong = prefix in ("I", *_LAST) and not continues(tag, before)
+    return f"B-{kind}" if wrong and f"B-{kind}" in labels else tag
 
 
 def _figures(right, predicted, gold):
