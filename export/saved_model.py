@@ -21,6 +21,9 @@ from_ids: input_ids, input_mask, segment_ids int32 [B, L] ->
 
 Of a fine-tuned run there is serving_default alone: text string [B] (and text_pair string [B], of pairs) ->
     labels string and probabilities float32 [B, K], likeliest first; or score float32 [B]; truncated bool [B].
+Of a tagger: text string [B] -> words and tags string [B, W], starts and ends int32 (bytes of the text), probabilities
+    float32, and truncated. Of question answering: question and context string [B] -> answer string [B], and the K best
+    answers string [B, K] with starts, ends, scores and probabilities; null_odds float32 [B] if there may be no answer.
 
 `[MASK]` is recognised as it is written here; no other special token is. vocab.txt and tokenizer.json are
 in assets/, warm-up requests in assets.extra/, and parity.json says how the scores were compared.

@@ -9,7 +9,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from export import loaders, parity, serving
+from export import loaders, parity, serving, words
 from tfbert import checks
 from tfbert.text import vocab as vocab_lib
 
@@ -105,6 +105,15 @@ def _joined(parts):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def _proof(loaded, answering):
+    """How an export is compared: a `words.Proof`."""
+    if loaded.task.kind in words.KINDS:
+        return words.proof(loaded)
+    columns = texts(len(answering.inputs))
+    expected = reference(loaded, columns)
+    return words.Proof(columns, lambda parts: compare(_joined(parts), *expected), COMPARED)
+
+
 def write_saved_model(folder, loaded, answering, model_name):
     """Writes a SavedModel with one signature, reloads it as servers do, and adds parity.json.
 
@@ -124,17 +133,15 @@ def write_saved_model(folder, loaded, answering, model_name):
     tf.saved_model.save(served, folder, signatures={"serving_default": answering.signature()})
     warm = [("serving_default", {name: [b"warm up"] * n for name in answering.inputs}) for n in (1, 8)]
     serving.write_warmup(folder, model_name, warm)
-    columns = texts(len(answering.inputs))
-    expected = reference(loaded, columns)
-    requests = [("serving_default", request) for request in _slices(columns, answering.inputs)]
+    proof = _proof(loaded, answering)
+    requests = [("serving_default", request) for request in _slices(proof.columns, answering.inputs)]
     found = {}
     for name, load in {"v1_session": loaders.v1_session, "c_api": loaders.c_api}.items():
-        found[name] = {"serving_default": compare(_joined(load(folder, requests)), *expected)}
+        found[name] = {"serving_default": proof.compare(load(folder, requests))}
         parity.require_close(found[name]["serving_default"], parity.TOLERANCE, name)
     settings = {"top_k": answering.top_k, "max_seq_length": answering.max_seq_length}
-    parity.write(
-        os.path.join(folder, parity.FILE), loaded.run, loaded.step, found, compared=COMPARED, settings=settings
-    )
+    more = {"compared": proof.compared, "settings": settings}
+    parity.write(os.path.join(folder, parity.FILE), loaded.run, loaded.step, found, **more)
     return found
 
 

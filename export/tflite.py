@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from export import loaders, parity, tasks
+from export import loaders, parity, tasks, words
 from tfbert import checks, config, fill_mask, run_folder
 from tfbert.tasks import inference
 
@@ -114,6 +114,13 @@ class Prepared(NamedTuple):
 def prepare(cfg):
     """The `Prepared` of a configuration."""
     if loaded := inference.load(cfg.run_dir):
+        checks.require(
+            loaded.task.kind not in words.KINDS,
+            "a .tflite labels texts and fills masks: it has no op that cuts words or answers out of a text",
+            f"a run of the task {loaded.task.kind}",
+            cfg.run_dir,
+            "Export it with python -m export.saved_model",
+        )
         answering = tasks.answering_of(loaded, cfg.max_seq_length, cfg.top_k)
 
         def check_task(path):

@@ -1,11 +1,13 @@
 """Fine-tuning of tags and answers as a whole program: from a pre-trained run folder to files that the field knows."""
 
 import json
+import os
 import random
 
 import numpy as np
 import pytest
 
+from export import loaders, parity, saved_model, tflite
 from tests import tiny_squad, tiny_task
 from tfbert import checks, evaluate, finetune, predict, run_folder
 from tfbert.convert import formats
@@ -71,6 +73,22 @@ def flags(data, output_dir, task, ending, **more):
     return tiny_task.flags(data, output_dir, task=task, **more)
 
 
+def check_export(run_dir, tmp_path, request, agreement):
+    """Exports a run, checks parity.json, and returns the answers of the first signature to a request."""
+    version = saved_model.run(saved_model.SavedModelConfig(str(run_dir), str(tmp_path / "served")))
+    with open(os.path.join(version, parity.FILE)) as f:
+        about = json.load(f)
+    for differences in about["loaders"].values():
+        assert differences["serving_default"][agreement] == 1
+        assert all(d < 1e-4 for name, d in differences["serving_default"].items() if name.startswith("max_"))
+    with pytest.raises(
+        checks.InputError, match=r"a \.tflite labels texts .* Export it with python -m export\.saved_model"
+    ):
+        tflite.run(tflite.TFLiteConfig(str(run_dir), str(tmp_path / "model.tflite")))
+    (found,) = loaders.v1_session(version, [("serving_default", request)])
+    return found
+
+
 @pytest.mark.slow
 def test_tags(data, tmp_path, capsys):
     run_dir = tmp_path / "run"
@@ -98,6 +116,9 @@ def test_tags(data, tmp_path, capsys):
     formats.convert(formats.open_source(str(tmp_path / "hf")), str(tmp_path / "back"), "tfbert")
     again = predict.run(predict.PredictConfig(str(tmp_path / "back")), ["the lazy fox . word"])
     assert again[0].tags == found[0].tags
+    served = check_export(run_dir, tmp_path, {"text": ["the lazy fox . word"]}, "tag_agreement")
+    assert [t.decode() for t in served["tags"][0]] == list(found[0].tags)
+    assert (served["starts"][0].tolist(), served["ends"][0].tolist()) == ([0, 4, 9, 13, 15], [3, 8, 12, 14, 19])
     (tmp_path / "bad.conll").write_text("the\tO\nfox\tB-plant\n")
     with pytest.raises(checks.InputError, match=r"got 'B-plant' \(at .*bad\.conll, line 2"):
         evaluate.run(evaluate.EvaluateConfig(str(run_dir), (str(tmp_path / "bad.conll"),)))
@@ -122,6 +143,9 @@ def test_answers(data, tmp_path, capsys):
     found = predict.run(predict.PredictConfig(str(run_dir)), ["the animal"], ["warm up the dog . word"])
     assert found[0].text == "dog" and found[0].n_best[0][0].start == 12
     assert "(characters 12 to 15)" in capsys.readouterr().out
+    request = {"question": ["the animal"], "context": ["warm up the dog . word"]}
+    served = check_export(run_dir, tmp_path, request, "answer_agreement")
+    assert served["answer"].tolist() == [b"dog"] and (served["starts"][0, 0], served["ends"][0, 0]) == (12, 15)
     formats.convert(formats.open_source(str(run_dir)), str(tmp_path / "hf"), "huggingface")
     formats.convert(formats.open_source(str(tmp_path / "hf")), str(tmp_path / "back"), "tfbert")
     assert kinds.of_run(run_folder.read(str(tmp_path / "back"))).kind == "answer"

@@ -126,6 +126,7 @@ class TestAnswers:
             places = zip(found["starts"][i], found["ends"][i], found["answers"][i])
             assert all(context.encode()[a:b] == text if a >= 0 else not text for a, b, text in places)
             if spans:
+                assert found["scores"][i, 0] == pytest.approx(spans[0].score, abs=1e-4)
                 assert found["starts"][i, 0] == len(context[: spans[0].start].encode())
             if with_negative:
                 assert found["null_odds"][i] == pytest.approx(answer.null_odds, abs=1e-4)

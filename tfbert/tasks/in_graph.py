@@ -221,6 +221,7 @@ class AnswerText(_Texts):
               "answer": string [B], "" for none.
               "answers": string [B, K], the likeliest stretches of the context; "" if it has fewer.
               "starts", "ends": int32 [B, K], the bytes of the context at which they begin and end; -1 there.
+              "scores": float32 [B, K], how likely they are; 0 there.
               "probabilities": float32 [B, K], among these and, as SQuAD 2.0 allows it, no answer; 0 there.
               "null_odds": float32 [B], how far the score of no answer is above the best; as SQuAD 2.0 allows it.
               "truncated": bool [B], whether the question was cut.
@@ -243,6 +244,7 @@ class AnswerText(_Texts):
             "answers": texts,
             "starts": tf.where(found, starts, NO_PLACE),
             "ends": tf.where(found, ends, NO_PLACE),
+            "scores": tf.where(found, scores, 0.0),
             "truncated": asked.row_lengths() > settings.max_query_length,
         }
         if settings.version_2_with_negative:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbert import checks, config, heads, trainer
-from tfbert.tasks import conll_files, entity_metrics, pieces, task, windows
+from tfbert.tasks import conll_files, entity_metrics, in_graph, pieces, task, windows
 
 KIND = "tag"
 
@@ -106,6 +106,7 @@ def make(settings):
         write=write,
         of_texts=of_texts,
         show=show,
+        serve=lambda model, vocab, length, top_k: in_graph.TagText(model, vocab, settings.labels, length),
     )
 
 
