@@ -1,6 +1,7 @@
 """Tests of tfbert.tasks.answers: rows of questions, their loss, and answers back from scores."""
 
 import json
+import os
 import random
 import unicodedata
 
@@ -12,6 +13,7 @@ from tests import reference, tiny_squad
 from tfbert import checks
 from tfbert.tasks import answers, batches, pieces, spans, squad_files
 from tfbert.text import tokenizer
+from tfbert.text import vocab as vocab_lib
 
 L = 40
 
@@ -135,6 +137,21 @@ def test_any_stretch_of_a_text_is_found_again(tokens):
             if span:
                 back = context.encode()[found.starts[span[0]] : found.ends[span[1]]].decode()
                 assert bare(text) in bare(back)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TFBERT_XQUAD" not in os.environ, reason="TFBERT_XQUAD names no folder with xquad.*.json")
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_answer_of_xquad_is_found_again(language):
+    asked = squad_files.read(os.path.join(os.environ["TFBERT_XQUAD"], f"xquad.{language}.json"))
+    letters = {c for q in asked for c in unicodedata.normalize("NFD", q.context.lower() + q.question.lower())}
+    letters = sorted(c for c in letters if bare(c))
+    vocab = vocab_lib.Vocab((*vocab_lib.SPECIAL_TOKENS, *letters, *(f"##{c}" for c in letters)), True)
+    told = answers.Settings(max_answer_length=200)
+    rows = answers.featurize(told, asked, tokenizer.Tokenizer(vocab), 384)
+    found = answers.decode(told, perfect(rows), rows, asked)
+    assert [a.text for a in found] == [q.answers[0].text for q in asked] and len(asked) == 1190
+    assert answers.score(told, found, asked) == {"exact_match": 100.0, "f1": 100.0}
 
 
 def test_part_of_a_word(tokens):

@@ -89,6 +89,20 @@ def check_export(run_dir, tmp_path, request, agreement):
     return found
 
 
+@pytest.mark.parametrize(
+    "task, ending, more, words",
+    [
+        ("tag", "conll", {"skip_bad_rows": True, "doc_stride": 9}, "skip_bad_rows=True, doc_stride=9"),
+        ("answer", "json", {"pooling": "mean", "labels": ("a", "b")}, "labels=('a', 'b'), pooling='mean'"),
+        ("classify", "tsv", {"version_2_with_negative": True}, "version_2_with_negative=True"),
+    ],
+)
+def test_flags_of_other_tasks(data, tmp_path, task, ending, more, words):
+    with pytest.raises(checks.InputError) as caught:
+        finetune.run(flags(data, tmp_path, task, ending, **more))
+    assert str(caught.value) == f"--task={task} takes no flags of other tasks; got {words}."
+
+
 @pytest.mark.slow
 def test_tags(data, tmp_path, capsys):
     run_dir = tmp_path / "run"

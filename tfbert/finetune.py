@@ -302,6 +302,7 @@ def run_one(flags):
     Raises:
         InputError: the flags, the files, the weights or the run folder cannot be used, or training went wrong.
     """
+    kinds.check_flags(flags)
     encoder, vocab = _start(flags)
     the_task, examples = kinds.MODULES[flags.task].begin(flags)
     examples = _some(examples, flags.max_train_examples, flags.random_seed)

@@ -1,5 +1,7 @@
 """Which module has which kind of task, and the task of a run folder."""
 
+import dataclasses
+
 from tfbert import checks
 from tfbert.tasks import answers, sentences, tags
 
@@ -10,6 +12,24 @@ MODULES = {
     tags.KIND: tags,
     answers.KIND: answers,
 }
+
+
+def check_flags(flags):
+    """Raises an `InputError` if a flag is set that has no meaning for the task of the flags.
+
+    Args:
+        flags: Has `task` and the fields of the `Flags` of all modules.
+    """
+    module = MODULES[flags.task]
+    known = {f.name for f in dataclasses.fields(module.Settings)}
+    known |= {f.name for f in dataclasses.fields(module.Flags)} if hasattr(module, "Flags") else set()
+    others = [f for m in MODULES.values() if hasattr(m, "Flags") for f in dataclasses.fields(m.Flags)]
+    given = dict.fromkeys(f.name for f in others if f.name not in known and getattr(flags, f.name) != f.default)
+    checks.require(
+        not given,
+        f"--task={flags.task} takes no flags of other tasks",
+        ", ".join(f"{name}={getattr(flags, name)!r}" for name in given),
+    )
 
 
 def _converted(about):

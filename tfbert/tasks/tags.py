@@ -50,7 +50,7 @@ def begin(flags):
     """Reads the sentences to train on, and finds the labels in them, if none are given.
 
     Args:
-        flags: Has the fields of `Settings`, and `train_file` and `skip_bad_rows`.
+        flags: Has the fields of `Settings`, and `train_file`.
 
     Returns:
         (`task.Task`, list of `conll_files.Sentence`).
@@ -58,11 +58,6 @@ def begin(flags):
     Raises:
         InputError: the file cannot be used.
     """
-    checks.require(
-        not flags.skip_bad_rows,
-        "a tagged file must be whole: without one word the tags of a sentence mean something else",
-        "skip_bad_rows=True",
-    )
     given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Settings) if f.name != "kind"}
     settings = Settings(**given)
     sentences = conll_files.read(flags.train_file, settings.text_column, settings.label_column)
