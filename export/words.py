@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from export import parity
 from tfbert import checks
@@ -43,7 +44,7 @@ def proof(loaded):
 
 def _fits(loaded, text):
     """Whether a text to tag is one row, and each of its words has a wordpiece: nothing is cut or left out then."""
-    pieces = [len(ids) for ids in loaded.tokenizer.tokenize(text.split() or [""]).to_list()]
+    pieces = [len(ids) for ids in loaded.tokenizer.tokenize(tf.constant(text.split() or [""])).to_list()]
     return all(pieces) and sum(pieces) <= loaded.max_seq_length - 2
 
 

@@ -147,7 +147,7 @@ def test_every_answer_of_xquad_is_found_again(language):
     letters = {c for q in asked for c in unicodedata.normalize("NFD", q.context.lower() + q.question.lower())}
     letters = sorted(c for c in letters if bare(c))
     vocab = vocab_lib.Vocab((*vocab_lib.SPECIAL_TOKENS, *letters, *(f"##{c}" for c in letters)), True)
-    told = answers.Settings(max_answer_length=200)
+    told = answers.Settings(max_answer_length=200, doc_stride=32)
     rows = answers.featurize(told, asked, tokenizer.Tokenizer(vocab), 384)
     found = answers.decode(told, perfect(rows), rows, asked)
     assert [a.text for a in found] == [q.answers[0].text for q in asked] and len(asked) == 1190

@@ -78,6 +78,9 @@ class TestTags:
                 else:
                     np.testing.assert_array_equal(alone, both)
 
+    def test_no_texts(self, served):
+        assert served(tf.constant([], tf.string))["words"].shape == (0, 1)
+
     @pytest.mark.slow
     def test_through_a_servers_loader(self, served, tmp_path):
         tf.saved_model.save(served, str(tmp_path), signatures={"serving_default": served.signature()})
@@ -148,6 +151,11 @@ class TestAnswers:
                 np.testing.assert_allclose(found[name], x, atol=1e-4)
             else:
                 np.testing.assert_array_equal(found[name], x)
+
+    def test_no_questions(self, model):
+        none = tf.constant([], tf.string)
+        found = in_graph.AnswerText(model, self.VOCAB, self.settings(), L)(none, none)
+        assert found["answers"].shape == (0, 5) and found["answer"].shape == (0,)
 
     def test_a_row_too_long_for_the_model(self, model):
         with pytest.raises(checks.InputError, match="max_position_embeddings 23; got max_seq_length=24"):

@@ -4,6 +4,7 @@ import copy
 import json
 import random
 
+import numpy as np
 import pytest
 
 from tests import tiny_squad
@@ -151,3 +152,35 @@ def test_fuzz(tmp_path):
                 assert path in str(e) and len(str(e)) < 600
                 refused += 1
     assert refused > 500
+
+
+@pytest.mark.slow
+def test_a_dataset_of_tensorflow_datasets(tmp_path):
+    """The features that its squad/v2.0 has."""
+    import tensorflow_datasets as tfds
+
+    place = tmp_path / "tiny_squad" / "1.0.0"
+    place.mkdir(parents=True)
+    identity = tfds.core.DatasetIdentity(
+        name="tiny_squad", version=tfds.core.Version("1.0.0"), data_dir=str(place), module_name="tests"
+    )
+    answers = tfds.features.Sequence({"text": np.str_, "answer_start": np.int32})
+    texts = {name: np.str_ for name in ("id", "title", "context", "question")}
+    features = tfds.features.FeaturesDict({**texts, "answers": answers, "is_impossible": np.bool_})
+    info = tfds.core.DatasetInfo(builder=identity, features=features, description="For a test.")
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=9)
+    writer.initialize_splits(["train"])
+    rows = []
+    for article in tiny_squad.impossible()["data"]:
+        (paragraph,) = article["paragraphs"]
+        rows += [{**q, "title": article["title"], "context": paragraph["context"]} for q in paragraph["qas"]]
+    writer.add_examples({"train": rows})
+    writer.close_all()
+    found = squad_files.read("tfds:tiny_squad:train", with_negative=True, tfds_data_dir=str(tmp_path))
+    expected = read(tmp_path, tiny_squad.impossible(), with_negative=True)
+    assert [(q.id, q.question, q.context, q.answers) for q in found] == [
+        (q.id, q.question, q.context, q.answers) for q in expected
+    ]
+    assert found[0].where == "tfds:tiny_squad:train, Normans, question a1"
+    with pytest.raises(checks.InputError, match=r"question a3\)\. Give --version_2_with_negative"):
+        squad_files.read("tfds:tiny_squad:train", tfds_data_dir=str(tmp_path))

@@ -39,6 +39,7 @@ class Settings(Flags):
     kind: str = KIND
     best_metric: str = ""
     skip_bad_rows: bool = False
+    tfds_data_dir: str = ""
 
 
 def begin(flags):
@@ -72,7 +73,9 @@ def make(settings):
     return task.Task(
         kind=KIND,
         about=config.to_dict(settings),
-        read=lambda path: squad_files.read(path, settings.version_2_with_negative, settings.skip_bad_rows),
+        read=lambda path: squad_files.read(
+            path, settings.version_2_with_negative, settings.skip_bad_rows, settings.tfds_data_dir
+        ),
         featurize=lambda *arguments: featurize(settings, *arguments),
         build_model=heads.build_span_finder,
         objective=OBJECTIVE,

@@ -167,12 +167,12 @@ class AnswerText(_Texts):
         room = self.max_seq_length - 3 - asked
         stride = settings.doc_stride
         count = 1 + (tf.maximum(length - room, 0) + stride - 1) // stride  # [B, 1]
-        number = tf.range(tf.reduce_max(count))[tf.newaxis, :]  # [1, W]
+        number = tf.range(tf.maximum(tf.reduce_max(count), 1))[tf.newaxis, :]  # [1, W]; of no rows the least integer
         begin, real = number * stride, number < count
         end = tf.maximum(tf.minimum(begin + room, length), begin)  # [B, W]
         head = tf.expand_dims(asked + 2, -1)  # [B, 1, 1], where the window begins in its row
         last = head + tf.expand_dims(end - begin, -1)  # [B, W, 1], its [SEP]
-        row = tf.range(tf.reduce_max(last) + 1)[tf.newaxis, tf.newaxis, :]  # [1, 1, L]
+        row = tf.range(tf.maximum(tf.reduce_max(last) + 1, 3))[tf.newaxis, tf.newaxis, :]  # [1, 1, L]
         place = tf.expand_dims(begin, -1) + row - head  # [B, W, L]
         inside = (row >= head) & (row < last) & tf.expand_dims(real, -1)
         place = tf.where(inside, place, NO_PLACE)

@@ -5,6 +5,7 @@ import json
 from typing import NamedTuple
 
 from tfbert import checks
+from tfbert.tasks import tables
 
 
 class Answer(NamedTuple):
@@ -95,12 +96,12 @@ def _load(path):
     return content["data"]
 
 
-def _answer(content, raw, bounds, where, skip_bad):
-    """The `Answer` in a JSON object; `bounds` are the bytes at which the characters of the context begin."""
+def _answer(content, raw, where, skip_bad):
+    """The `Answer` in a JSON object, to be found in a context."""
     text, start = _get(raw, "text", str, where), _get(raw, "answer_start", int, where)
     _check(text.strip(), "an answer must have text", repr(text), where)
     if 0 <= start <= len(content) - len(text) and content.startswith(text, start):
-        return Answer(text, bounds(start))
+        return Answer(text, len(content[:start].encode("utf-8")))
     elsewhere = content.find(text)
     _check(
         skip_bad,
@@ -113,7 +114,7 @@ def _answer(content, raw, bounds, where, skip_bad):
     return Answer(text, -1)
 
 
-def _answers(raw, context, bounds, where, with_negative, skip_bad):
+def _answers(raw, context, where, with_negative, skip_bad):
     """The answers of a question, or None if the file does not say."""
     impossible = _get(raw, "is_impossible", bool, where, default=False) if "is_impossible" in raw else None
     if "answers" not in raw and not impossible:
@@ -133,21 +134,43 @@ def _answers(raw, context, bounds, where, with_negative, skip_bad):
         f"is_impossible={impossible} and {len(answers)} answers",
         where,
     )
-    return tuple(_answer(context, answer, bounds, where, skip_bad) for answer in answers)
+    return tuple(_answer(context, answer, where, skip_bad) for answer in answers)
 
 
-def _byte_of_character(context):
-    """A function from a character's place to the byte at which it begins."""
-    return (lambda i: i) if context.isascii() else (lambda i: len(context[:i].encode("utf-8")))
+def _of_file(path):
+    """(where it is, title, context, JSON object of a question) of each question of a file."""
+    for a, article in enumerate(_load(path), 1):
+        where = f"{path}, article {a}"
+        title = _get(article, "title", str, where, default=f"article {a}")
+        for p, paragraph in enumerate(_get(article, "paragraphs", list, where), 1):
+            where = f"{path}, {title}, paragraph {p}"
+            context = _get(paragraph, "context", str, where)
+            for i, raw in enumerate(_get(paragraph, "qas", list, where), 1):
+                yield f"{where}, question {i}", title, context, raw
 
 
-def read(path, with_negative=False, skip_bad=False):
+def _of_dataset(path, data_dir):
+    """The same of a dataset with the features that TensorFlow Datasets gives SQuAD."""
+    for where, row in tables.read(path, tfds_data_dir=data_dir):
+        if isinstance(row, checks.InputError):
+            raise row
+        context, title = _get(row, "context", str, where), _get(row, "title", str, where, default="no title")
+        answers = row.pop("answers", None)
+        if isinstance(answers, dict):
+            texts, starts = (list(answers.get(name, ())) for name in ("text", "answer_start"))
+            pairs = zip((text.decode("utf-8", "replace") for text in texts), map(int, starts), strict=True)
+            row["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
+        yield where, title, context, row
+
+
+def read(path, with_negative=False, skip_bad=False, tfds_data_dir=""):
     """Reads the questions of a file.
 
     Args:
-        path: Of a JSON file in SQuAD's layout.
+        path: Of a JSON file in SQuAD's layout; or `tfds:NAME:SPLIT`, such as `tfds:squad/v1.1:train`.
         with_negative: Whether questions may have no answer, as in SQuAD 2.0.
         skip_bad: Whether answers that do not stand where the file says are taken, with start -1, and no error.
+        tfds_data_dir: See `tables.read`.
 
     Returns:
         A list of `Question`, in the order of the file; either all of them have `answers` or none has.
@@ -156,21 +179,14 @@ def read(path, with_negative=False, skip_bad=False):
         InputError: it is no such file; it says the file, the title, the question's id and what is wrong.
     """
     questions, seen = [], {}
-    for a, article in enumerate(_load(path)):
-        where = f"{path}, article {a + 1}"
-        title = _get(article, "title", str, where, default=f"article {a + 1}")
-        for p, paragraph in enumerate(_get(article, "paragraphs", list, where)):
-            where = f"{path}, {title}, paragraph {p + 1}"
-            context = _get(paragraph, "context", str, where)
-            bounds = _byte_of_character(context)
-            for i, raw in enumerate(_get(paragraph, "qas", list, where)):
-                id_ = _get(raw, "id", str, f"{where}, question {i + 1}")
-                at = f"{path}, {title}, question {id_}"
-                _check(id_ not in seen, "every id must be of one question", f"that of {seen.get(id_)} again", at)
-                seen[id_] = at
-                text = _get(raw, "question", str, at)
-                answers = _answers(raw, context, bounds, at, with_negative, skip_bad)
-                questions.append(Question(id_, text, context, answers, at))
+    of_dataset = path.startswith(tables.TFDS)
+    for where, title, context, raw in _of_dataset(path, tfds_data_dir) if of_dataset else _of_file(path):
+        id_ = _get(raw, "id", str, where)
+        at = f"{path}, {title}, question {id_}"
+        _check(id_ not in seen, "every id must be of one question", f"that of {seen.get(id_)} again", at)
+        seen[id_] = at
+        answers = _answers(raw, context, at, with_negative, skip_bad)
+        questions.append(Question(id_, _get(raw, "question", str, at), context, answers, at))
     _check(questions, "a file of questions must hold some", "none", path)
     first = questions[0]
     for q in questions:
