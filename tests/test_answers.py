@@ -216,6 +216,15 @@ def test_loss_equals_reference():
     assert weight == 2 and answers.OBJECTIVE.weights(given)["span_loss"] == 2
 
 
+def test_rows_that_fill_up_a_batch_add_nothing():
+    """Their places may lie outside of it, and their scores may be no numbers."""
+    given, logits, _ = features()
+    loss = answers.OBJECTIVE.losses({"logits": tf.constant(logits)}, given)["span_loss"][0]
+    logits[2] = np.nan
+    given["spans"] = tf.constant([[2, 6], [0, 0], [30, 40]])
+    np.testing.assert_allclose(answers.OBJECTIVE.losses({"logits": tf.constant(logits)}, given)["span_loss"][0], loss)
+
+
 def test_accuracy():
     given, logits, _ = features()
     logits[:, :, :] = 0

@@ -240,9 +240,12 @@ def _weights(features):
 def _losses(outputs, features):
     """The mean of the cross-entropies of beginning and end."""
     logits = tf.transpose(_logits(outputs, features), [0, 2, 1])  # [B, 2, L]
-    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(features["spans"], logits)  # [B, 2]
-    each = tf.reduce_mean(nats, -1)
-    return {"span_loss": (tf.reduce_sum(each * features["example_weights"]), _weights(features)["span_loss"])}
+    # A row that only fills up a batch may have places of a longer one.
+    labels = tf.minimum(features["spans"], tf.shape(logits)[-1] - 1)
+    each = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), -1)  # [B]
+    # What has weight 0 adds 0 even if it is not finite.
+    each = tf.math.multiply_no_nan(each, features["example_weights"])
+    return {"span_loss": (tf.reduce_sum(each), _weights(features)["span_loss"])}
 
 
 def _metrics(outputs, features):

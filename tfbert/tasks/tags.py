@@ -187,7 +187,8 @@ def _losses(outputs, features):
     labels = tf.maximum(features["label_ids"] - 1, 0)
     nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(outputs["logits"], tf.float32))  # [B, L]
     weights = _weights(features)
-    return {"tag_loss": (tf.reduce_sum(nats * weights), tf.reduce_sum(weights))}
+    # What has weight 0 adds 0 even if it is not finite.
+    return {"tag_loss": (tf.reduce_sum(tf.math.multiply_no_nan(nats, weights)), tf.reduce_sum(weights))}
 
 
 def _metrics(outputs, features):
