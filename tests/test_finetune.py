@@ -310,7 +310,7 @@ class TestErrors:
 
     def test_labels(self, data, tmp_path):
         one = tiny_task.write(tmp_path / "one.tsv", [("the fox", "animal"), ("a list", "animal")])
-        self.refused(r"a classification needs two labels; got \['animal'\]", data, tmp_path / "run", train_file=one)
+        self.refused(r"classify needs 2 labels; got \['animal'\]", data, tmp_path / "run", train_file=one)
         none = tiny_task.write(tmp_path / "none.tsv", [("the fox",), ("a list",)], ("text",))
         self.refused("training examples must have labels", data, tmp_path / "run", train_file=none)
         other = tiny_task.write(tmp_path / "dev.tsv", [("the fox", "animal"), ("a list", "word")])

@@ -213,7 +213,7 @@ def test_objective_of_classes(class_weights):
     features = {"labels": tf.constant(labels), "example_weights": tf.constant(real)}
     objective = targets.of(dataclasses.replace(SINGLE, class_weights=class_weights)).objective
     ((total, weight),) = objective.losses({"logits": tf.constant(logits)}, features).values()
-    assert total == pytest.approx((weights * cross_entropy(logits, labels)).sum(), rel=1e-5)
+    assert float(total) == pytest.approx((weights * cross_entropy(logits, labels)).sum(), rel=1e-5)
     assert weight == objective.weights(features)["classification_loss"] == weights.sum()
     right, weight = objective.metrics({"logits": tf.constant(logits)}, features)["accuracy"]
     assert right == (real * (logits.argmax(-1) == labels)).sum() and weight == 4
@@ -240,7 +240,7 @@ def test_any_number_of_labels():
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     losses = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).mean(1)
     total, weight = target.objective.losses({"logits": tf.constant(logits)}, features)["classification_loss"]
-    assert total == pytest.approx((real * losses).sum(), rel=1e-5) and weight == 3
+    assert float(total) == pytest.approx((real * losses).sum(), rel=1e-5) and weight == 3
     assert target.objective.metrics({"logits": tf.constant(logits)}, features)["accuracy"][0] == 2
     said = target.decode(logits)
     assert [each.label for each in said] == [("a", "c"), (), ("a", "c"), ("a", "b")]

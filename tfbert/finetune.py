@@ -25,7 +25,7 @@ import sys
 import keras
 import numpy as np
 
-from tfbert import checks, config, distribution, machine, run_folder, training
+from tfbert import checks, config, distribution, machine, run_folder, training, training_config
 from tfbert.convert import formats
 from tfbert.tasks import answers, batches, glue, inference, kinds, sentences, tables, trials
 from tfbert.text import tokenizer
@@ -34,7 +34,15 @@ from tfbert.text import vocab as vocab_lib
 FILES = ("train_file", "dev_file", "test_file")
 
 # Files may move: what was read from them is compared.
-MAY_CHANGE = (*training.MAY_CHANGE, *FILES, "data_dir", "run_dir", "init_checkpoint", "vocab_file", "tfds_data_dir")
+MAY_CHANGE = (
+    *training_config.MAY_CHANGE,
+    *FILES,
+    "data_dir",
+    "run_dir",
+    "init_checkpoint",
+    "vocab_file",
+    "tfds_data_dir",
+)
 
 # Heads that weights may have and this task has no place for, or that they lack and training begins anew.
 HEADS = ("cls/*", "classifier/*", "tokens/*", "config/pooling=*")
@@ -42,7 +50,7 @@ POOLER = ("bert/pooler/*",)  # of no use to a task that scores every wordpiece
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuneConfig(training.TrainingConfig, sentences.Flags, answers.Flags):
+class FinetuneConfig(training_config.TrainingConfig, sentences.Flags, answers.Flags):
     """The flags; names are those of google-research/bert's run_classifier.py where the meaning is the same."""
 
     task: str = config.field(
