@@ -85,7 +85,7 @@ def test_are_entities(labels, expected):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # theirs, where there is no entity
 def test_equals_seqeval():
-    theirs = pytest.importorskip("seqeval.metrics", reason="seqeval is not installed")
+    theirs = pytest.importorskip("seqeval.metrics", reason="requirements-dev.txt is not installed: no seqeval")
     from seqeval.metrics import sequence_labeling
 
     rng = random.Random(11)
