@@ -95,7 +95,7 @@ def check_export(run_dir, tmp_path, request, agreement):
 @pytest.mark.parametrize(
     "task, ending, more, words",
     [
-        ("tag", "conll", {"skip_bad_rows": True, "doc_stride": 9}, "skip_bad_rows=True, doc_stride=9"),
+        ("tag", "conll", {"skip_bad_rows": True, "doc_stride": 9}, "doc_stride=9"),
         ("answer", "json", {"pooling": "mean", "labels": ("a", "b")}, "labels=('a', 'b'), pooling='mean'"),
         ("classify", "tsv", {"version_2_with_negative": True}, "version_2_with_negative=True"),
     ],
@@ -104,6 +104,11 @@ def test_flags_of_other_tasks(data, tmp_path, task, ending, more, words):
     with pytest.raises(checks.InputError) as caught:
         finetune.run(flags(data, tmp_path, task, ending, **more))
     assert str(caught.value) == f"--task={task} takes no flags of other tasks; got {words}."
+
+
+def test_labels_that_are_given_twice(data, tmp_path):
+    with pytest.raises(checks.InputError, match=r"--labels must be different names; got \['O'\] twice or empty"):
+        finetune.run(flags(data, tmp_path, "tag", "conll", labels=("O", "B-animal", "O")))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Tests of tfbert.tasks.squad_files: what is read, and what is said of what cannot be."""
 
 import copy
+import gzip
 import json
 import random
 
@@ -85,10 +86,19 @@ def test_answers_that_are_not_there(tmp_path):
         ('{"data": [7]}', "every entry must be a JSON object; got 7 (at {path}, article 1)"),
         ('{"data": [{"title": "T"}]}', "must have 'paragraphs', a list; got only ['title'] (at {path}, article 1)"),
         ("[" * 100_000, "a file of questions must hold JSON"),
-        ('{"data": [' + "9" * 5000 + "]}", "a file of questions must hold JSON"),
+        ('{"data": [' + "9" * 5000 + "]}", "every entry must be a JSON object; got inf (at {path}, article 1)"),
+        ('{"data": [], "data": [7]}', "SQuAD has it; got an object with 'data' more than once (at {path})"),
+        (
+            '{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": "1", "question": " "}]}]}]}',
+            "question must have text",
+        ),
+        (
+            '{"data": [{"paragraphs": [{"context": "", "qas": [{"id": "1", "question": "x"}]}]}]}',
+            "must have a context; got ''",
+        ),
         ('{"data": [{"paragraphs": [{"context": "\\ud800", "qas": []}]}]}', "half of a surrogate pair"),
     ],
-    ids=range(10),
+    ids=range(13),
 )
 def test_files_of_another_kind(tmp_path, text, words):
     path = tmp_path / "dev.json"
@@ -102,7 +112,15 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(checks.InputError, match="No such file"):
         squad_files.read(str(tmp_path / "none.json"))
     (tmp_path / "latin.json").write_bytes(b'{"data": "\xe9"}')
-    with pytest.raises(checks.InputError, match=r"hold JSON; got 'utf-8' codec.*latin\.json"):
+    with gzip.open(tmp_path / "dev.json.gz", "wt") as f:
+        json.dump(tiny_squad.content(), f)
+    assert len(squad_files.read(str(tmp_path / "dev.json.gz"))) == 3
+    (tmp_path / "cut.json.gz").write_bytes((tmp_path / "dev.json.gz").read_bytes()[:-20])
+    with pytest.raises(checks.InputError, match=r"can be read; got Compressed file ended .*cut\.json\.gz"):
+        squad_files.read(str(tmp_path / "cut.json.gz"))
+    with pytest.raises(
+        checks.InputError, match=r"must be UTF-8; got byte 0xe9 at byte 10 of the line .*latin\.json, line 1"
+    ):
         squad_files.read(str(tmp_path / "latin.json"))
 
 
@@ -110,6 +128,22 @@ def test_an_id_of_two_questions(tmp_path):
     made = tiny_squad.content(id="a2")
     with pytest.raises(checks.InputError, match=r"of one question; got that of .*question a2 again \(at .*诺曼人"):
         read(tmp_path, made)
+
+
+def test_entries_that_are_no_questions_are_left_out_if_asked_for(tmp_path, capsys):
+    made = tiny_squad.content()
+    made["data"][0]["paragraphs"][0]["qas"] += [7, {"id": "a1", "question": "x", "answers": []}]
+    with pytest.raises(
+        checks.InputError, match=r"every entry must be a JSON object; got 7 .*Normans, paragraph 1, question 3"
+    ):
+        read(tmp_path, made)
+    assert [q.id for q in read(tmp_path, made, skip_bad=True)] == ["a1", "a2", "b1"]
+    out = capsys.readouterr().out
+    assert out.startswith(f"{tmp_path}/dev.json: 2 entries left out, 3 questions used. The first: every entry must be")
+    made["data"] = made["data"][:1]
+    made["data"][0]["paragraphs"][0]["qas"] = [7]
+    with pytest.raises(checks.InputError, match="must hold some; got 1 that are none"):
+        read(tmp_path, made, skip_bad=True)
 
 
 def places(content, path=()):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests import reference, tiny_run
-from tfbert import checks
+from tfbert import checks, config
 from tfbert.tasks import conll_files, pieces, tags
 from tfbert.text import tokenizer
 
@@ -117,9 +117,9 @@ def test_parts_of_speech(tokens):
         tags.make(settings(labels=("DET", "NOUN"), best_metric="f1"))
 
 
-def test_a_tag_that_is_not_known(path, tokens):
+def test_a_tag_that_is_not_known(path):
     with pytest.raises(checks.InputError) as caught:
-        tags.featurize(settings(labels=LABELS[:3]), conll_files.read(path), tokens, L)
+        tags.make(settings(labels=LABELS[:3])).read(path)
     assert str(caught.value) == (
         f"tags must be of O, B-animal, I-animal; got 'B-place' (at {path}, line 9). Give all of them as --labels where "
         "the training file does not hold all."
@@ -147,9 +147,8 @@ def test_loss_equals_reference():
     assert right == sum(logits[i, j].argmax() == label_ids[i, j] - 1 for i, j in counted) and weight == 4
 
 
-def flags(path):
-    names = {"train_file": path, "text_column": "", "label_column": "", "labels": (), "best_metric": ""}
-    return types.SimpleNamespace(**names)
+def flags(path, **given):
+    return types.SimpleNamespace(train_file=path, **config.to_dict(tags.Settings(**given)))
 
 
 def test_begin(path, tmp_path):

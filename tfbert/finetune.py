@@ -159,7 +159,8 @@ def complete(flags):
     )
     parts = ["", "", ""]
     if flags.tfds:
-        parts = [split and f"{tables.TFDS}{flags.tfds}:{split}" for split in glue.splits(name)]
+        parts = [split and f"{tables.TFDS}{flags.tfds}:{split}" for split in glue.splits(name)] if layout else None
+        parts = parts or list(tables.splits(flags.tfds, flags.tfds_data_dir))
     elif flags.data_dir:
         checks.require(layout, "--data_dir needs --task_name, which says how its files are called", "none")
         first, *others = (file and os.path.join(flags.data_dir, file) for file in layout.files)

@@ -1,21 +1,22 @@
-"""Sentences with a tag for each word: columns as CoNLL's shared tasks have them, and CoNLL-U.
+"""Sentences with a tag for each word: columns as CoNLL's shared tasks have them, CoNLL-U, and sets of TFDS.
 
 Columns: a word a line, an empty line after each sentence, and as many columns in every line, between tabs (if the first
 line has one) or spaces. A line of "-DOCSTART-" ends a sentence and is no word. A file of one column has no tags.
 
 CoNLL-U (.conllu): ten columns between tabs, lines of "#" are comments. The words are the syntactic ones, as its
 treebanks tag them: what stands in the text for several of them (1-2) and what does not stand there (8.1) are left out.
+
+TensorFlow Datasets: a list of words and a list of tags in each example, as conll2003 has them.
 """
 
-import gzip
+import itertools
 import re
-import zlib
 from typing import NamedTuple
 
 from tfbert import checks
+from tfbert.tasks import lines, tables
 
 CONLLU_COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
-_ID = re.compile(r"[0-9]+")
 _NO_WORD = re.compile(r"[0-9]+-[0-9]+|[0-9]+\.[0-9]+")
 _NONE = "_"
 
@@ -27,7 +28,7 @@ class Sentence(NamedTuple):
         words: Its words.
         label: A tag for each; None in a test set.
         where: File and first line.
-        lines: The line of each word.
+        lines: The line of each word; () where there are no lines.
     """
 
     words: tuple[str, ...]
@@ -36,8 +37,10 @@ class Sentence(NamedTuple):
     lines: tuple[int, ...] = ()
 
     def where_is(self, i):
-        """File and line of word i."""
-        return f"{self.where.rpartition(', line ')[0]}, line {self.lines[i]}" if self.lines else self.where
+        """File and line of word i, or else its number."""
+        if self.lines:
+            return f"{self.where.rpartition(', line ')[0]}, line {self.lines[i]}"
+        return f"{self.where}, word {i + 1}"
 
 
 def is_conllu(path):
@@ -69,29 +72,12 @@ def column(name, conllu, default):
     return int(name)
 
 
-def _lines(path):
-    """(number, line without its end) of a text file, which may be compressed."""
-    number = 0
-    try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as f:
-            for number, raw in enumerate(f, 1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                checks.require("\0" not in line, "text must have no NUL bytes", "one", f"{path}, line {number}")
-                yield number, line
-    except UnicodeDecodeError as e:
-        raise checks.error("text must be UTF-8", e.reason, f"{path}, line {number}") from e
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise checks.error("a compressed file must be whole", str(e), f"{path}, line {number + 1}") from e
-    except OSError as e:
-        raise checks.error("a tagged file must be readable", e.strerror or str(e), path) from e
-
-
 def _rows(path):
-    """(number, cells) of each word's line; (number, None) where a sentence ends."""
+    """(number, cells) of each word's line; for cells None where a sentence ends, and an `InputError` of a bad line."""
     conllu = is_conllu(path)
     count, like, tabs = (len(CONLLU_COLUMNS), " between tabs", True) if conllu else (None, "", False)
-    for number, line in _lines(path):
-        if conllu and line.startswith("#"):
+    for number, line, fault in lines.read(path, "tagged text"):
+        if conllu and line.startswith("#") and not fault:
             continue
         if not line.strip():
             yield number, None
@@ -103,18 +89,26 @@ def _rows(path):
             continue
         if count is None:
             count, like = len(cells), f"{' between tabs' if tabs else ''}, as line {number} has"
-        where = f"{path}, line {number}"
-        checks.require(
-            len(cells) == count,
-            f"every word's line must have {count} columns{like}",
-            f"{len(cells)}: {line[:60]!r}",
-            where,
-        )
-        if conllu:
+        if len(cells) != count:
+            must = f"every word's line must have {count} columns{like}"
+            fault = fault or checks.error(must, f"{len(cells)}: {lines.brief(line)}", f"{path}, line {number}")
+        yield number, fault or cells
+
+
+def _words_of_conllu(rows, path):
+    """The rows of CoNLL-U without those that are no words, and with an `InputError` where words are not in order."""
+    expected = 1
+    for number, cells in rows:
+        if cells is None:
+            expected = 0
+        elif isinstance(cells, list):
             if _NO_WORD.fullmatch(cells[0]):
                 continue
-            must = "the first column must be a number, 1-2 or 1.1"
-            checks.require(_ID.fullmatch(cells[0]), must, f"{cells[0][:40]!r}", where)
+            if cells[0] != str(expected):
+                must = "the words of a sentence must be numbered 1, 2, 3 in the first column, beside 1-2 and 1.1"
+                got, where = f"{lines.brief(cells[0])} in the place of {expected}", f"{path}, line {number}"
+                cells = checks.error(must, got, where, "An empty line ends a sentence")
+        expected += 1
         yield number, cells
 
 
@@ -131,21 +125,101 @@ def _cell(cells, at, what, where):
     return value
 
 
+def _check_word(word, tag, where, labels):
+    """Raises an `InputError` unless a word is text and its tag, if it is not None, is one of the labels."""
+    whole = isinstance(word, str) and word.strip() and not lines.CONTROL.search(word)
+    checks.require(whole, "a word must be text without control characters", lines.brief(word), where)
+    if tag is None:
+        return
+    one = isinstance(tag, str) and tag and not re.search(r"\s", tag) and not lines.CONTROL.search(tag)
+    checks.require(one, "a tag must be text without white space", lines.brief(tag), where)
+    checks.require(
+        not labels or tag in labels,
+        f"tags must be of {', '.join(map(str, labels[:50]))}",
+        lines.brief(tag),
+        where,
+        "Give all of them as --labels where the training file does not hold all",
+    )
+
+
 def _has_tags(path, label_column):
     """Whether a file has tags: if it has more than one column, and CoNLL-U more than "_" in that of tags."""
-    rows = (cells for _, cells in _rows(path) if cells)
+    rows = (cells for _, cells in _rows(path) if isinstance(cells, list))
     if is_conllu(path):
         return any(-len(cells) <= label_column < len(cells) and cells[label_column] != _NONE for cells in rows)
     return len(next(rows, ())) > 1
 
 
-def read(path, text_column="", label_column=""):
+def _of_file(path, text_column, label_column, labels):
+    """Each sentence of a file; an `InputError` in the place of one that has a line which is none."""
+    conllu = is_conllu(path)
+    words_at = column(text_column, conllu, 1 if conllu else 0)
+    tags_at = column(label_column, conllu, 3 if conllu else -1)
+    tagged = _has_tags(path, tags_at)
+    rows = _words_of_conllu(_rows(path), path) if conllu else _rows(path)
+    words, fault = [], None  # words: (line, word, tag)
+    for number, cells in itertools.chain(rows, [(0, None)]):
+        if cells is None:
+            if fault:
+                yield fault
+            elif words:
+                numbers, texts, tags = zip(*words)
+                yield Sentence(texts, tags if tagged else None, f"{path}, line {numbers[0]}", numbers)
+            words, fault = [], None
+            continue
+        where = f"{path}, line {number}"
+        try:
+            if isinstance(cells, checks.InputError):
+                raise cells
+            tag = _cell(cells, tags_at, "tags", where) if tagged else None
+            if tagged and conllu and tags_at in (3, 4):  # in the others "_" says that there is nothing to say
+                checks.require(tag != _NONE, "all words must have tags, or none of them", repr(_NONE), where)
+            words.append((number, _cell(cells, words_at, "words", where), tag))
+            _check_word(*words[-1][1:], where, labels)
+        except checks.InputError as e:
+            fault = fault or e
+
+
+def _of_dataset(path, text_column, label_column, labels, data_dir):
+    """Each example of a dataset as a `Sentence`; an `InputError` in the place of one that is none."""
+    words_at, tags_at = text_column or "tokens", label_column or "ner"
+    for where, row in tables.read(path, tfds_data_dir=data_dir):
+        try:
+            if isinstance(row, checks.InputError):
+                raise row
+            yield _sentence(where, row, words_at, tags_at, labels)
+        except checks.InputError as e:
+            yield e
+
+
+def _sentence(where, row, words_at, tags_at, labels):
+    words, tags = row.get(words_at), row.get(tags_at)
+    if isinstance(tags, list) and tags == [None] * len(tags):
+        tags = None
+    do = f"Name --text_column and --label_column, of {lines.names(row)}"
+    some = isinstance(words, list) and words
+    checks.require(some, f"{words_at} must be a list of words", lines.brief(words), where, do)
+    alike = tags is None or (isinstance(tags, list) and len(tags) == len(words))
+    checks.require(alike, f"{tags_at} must be a list of {len(words)} tags", lines.brief(tags), where, do)
+    sentence = Sentence(tuple(words), tags if tags is None else tuple(tags), where)
+    for i, word in enumerate(words):
+        at = sentence.where_is(i)
+        checks.require(tags is None or tags[i] is not None, "all words must have tags, or none of them", "none", at)
+        _check_word(word, tags and tags[i], at, labels)
+    return sentence
+
+
+def read(path, text_column="", label_column="", labels=(), skip_bad=False, tfds_data_dir=""):
     """Reads the sentences of a file.
 
     Args:
-        path: Of a file of columns; one that ends in .conllu or .conllu.gz is CoNLL-U.
-        text_column: See `column`; by default the first, or form.
-        label_column: Likewise; by default the last, or upos.
+        path: Of a file of columns; one that ends in .conllu or .conllu.gz is CoNLL-U. Or `tfds:NAME:SPLIT`.
+        text_column: See `column`; by default the first, or form. Of a dataset its name, by default tokens.
+        label_column: Likewise; by default the last, or upos; of a dataset ner.
+        labels: The tags that there are; () for any.
+        skip_bad: Whether a sentence that has a bad line is left out as a whole, and no error. How many, and the first
+            of them, is printed.
+        tfds_data_dir: See `tables.read`.
 
     Returns:
         List of `Sentence`; all have tags or none has.
@@ -153,28 +227,21 @@ def read(path, text_column="", label_column=""):
     Raises:
         InputError: it is no such file; file and line are in it.
     """
-    conllu = is_conllu(path)
-    words_at = column(text_column, conllu, 1 if conllu else 0)
-    tags_at = column(label_column, conllu, 3 if conllu else -1)
-    tagged = _has_tags(path, tags_at)
-    sentences, words = [], []  # words: (line, word, tag)
-
-    def end():
-        if words:
-            lines, texts, tags = zip(*words)
-            where = f"{path}, line {lines[0]}"
-            sentences.append(Sentence(texts, tags if tagged else None, where, lines))
-            words.clear()
-
-    for number, cells in _rows(path):
-        if cells is None:
-            end()
-            continue
-        where = f"{path}, line {number}"
-        tag = _cell(cells, tags_at, "tags", where) if tagged else None
-        if tagged and conllu and tags_at in (3, 4):  # in the others "_" says that there is nothing to say
-            checks.require(tag != _NONE, "all words must have tags, or none of them", repr(_NONE), where)
-        words.append((number, _cell(cells, words_at, "words", where), tag))
-    end()
-    checks.require(sentences, "a tagged file must have a sentence", "none", path)
+    of_dataset = path.startswith(tables.TFDS)
+    given = (path, text_column, label_column, labels)
+    sentences, bad = [], []
+    for found in _of_dataset(*given, tfds_data_dir) if of_dataset else _of_file(*given):
+        if sentences and isinstance(found, Sentence) and (found.label is None) != (sentences[0].label is None):
+            got = f"{'none' if found.label is None else 'some'}, unlike the first sentence"
+            found = checks.error("all sentences must have tags, or none of them", got, found.where)
+        if isinstance(found, Sentence):
+            sentences.append(found)
+        elif skip_bad:
+            bad.append(found)
+        else:
+            raise found
+    got = f"{len(bad)} that cannot be used" if bad else "none"
+    checks.require(sentences, "a tagged file must have a sentence", got, path)
+    if bad:
+        print(f"{path}: {len(bad)} sentences left out, {len(sentences)} used. The first: {bad[0]}")
     return sentences

@@ -30,6 +30,8 @@ def check_flags(flags):
         f"--task={flags.task} takes no flags of other tasks",
         ", ".join(f"{name}={getattr(flags, name)!r}" for name in given),
     )
+    twice = sorted({label for label in flags.labels if flags.labels.count(label) > 1 or not label.strip()})
+    checks.require(not twice, "--labels must be different names", f"{twice} twice or empty")
 
 
 def _converted(about):

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tfbert import checks
-from tfbert.tasks import tables
+from tfbert.tasks import lines, tables
 
 LONG_TEXT = ("head", "tail", "head_tail")
 CLASSIFY, MULTI_LABEL, REGRESS = "classify", "multi_label", "regress"
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _check_columns(settings, row, where, first):
     missing = [c for c in wanted if c not in row]
     if missing:
         do = "Name the columns with --text_column, --text_pair_column and --label_column"
-        error = checks.error(f"columns must be {wanted}", f"{list(row)[:20]}, without {missing}", where, do)
+        error = checks.error(f"columns must be {wanted}", f"{lines.names(row)}, without {missing}", where, do)
         raise _WrongColumns(str(error)) if first else error
 
 
@@ -122,8 +123,8 @@ def _check_unicode(text, column, where):
 
 def _text(row, column, where):
     text = row[column]
-    checks.require(isinstance(text, str), f"{column} must be text", f"{text!r}"[:80], where)
-    checks.require(text.strip(), f"{column} must not be empty", repr(text), where)
+    checks.require(isinstance(text, str), f"{column} must be text", lines.brief(text), where)
+    checks.require(text.strip(), f"{column} must not be empty", lines.brief(text), where)
     _check_unicode(text, column, where)
     return text
 
@@ -134,19 +135,19 @@ def _example(settings, where, row):
     if settings.kind == MULTI_LABEL:
         label = None if label is None else _labels(settings, label, where)
     else:
-        label = None if label in (None, "") else _label(settings, label, where)
+        none = label is None or (isinstance(label, str) and not label.strip())
+        label = None if none else _label(settings, label, where)
     return Example(where, _text(row, settings.text_column, where), pair, label)
 
 
 def _label(settings, label, where):
     """A label or score as the task has it, checked."""
     if settings.kind == REGRESS:
-        try:
-            score = float(label)
-        except (TypeError, ValueError):
-            score = float("nan")
-        checks.require(np.isfinite(score), f"{settings.label_column} must be a finite number", repr(label), where)
-        return score
+        said = _NUMBER.fullmatch(label.strip()) if isinstance(label, str) else type(label) in (int, float)
+        with np.errstate(over="ignore"):
+            fits = said and np.isfinite(np.float32(float(label)))  # which is what a model learns
+        checks.require(fits, f"{settings.label_column} must be a finite number", lines.brief(label), where)
+        return float(label)
     return _class(settings, label, where)
 
 
@@ -154,18 +155,21 @@ def _labels(settings, label, where):
     """The labels of an example, without repetitions; none is () here, and no test set."""
     if isinstance(label, str):
         label = [part for part in label.split(settings.label_separator) if part.strip()]
-    checks.require(isinstance(label, list), f"{settings.label_column} must be labels", f"{label!r}"[:80], where)
+    checks.require(isinstance(label, list), f"{settings.label_column} must be labels", lines.brief(label), where)
     return tuple(dict.fromkeys(_class(settings, part, where) for part in label))
 
 
 def _class(settings, label, where):
-    scalar = isinstance(label, str | int | float)
-    checks.require(scalar, f"{settings.label_column} must be one label", f"{label!r}"[:80], where)
+    scalar = isinstance(label, str | int) or (isinstance(label, float) and np.isfinite(label))
+    checks.require(scalar, f"{settings.label_column} must be one label", lines.brief(label), where)
     label = str(label).strip()
+    checks.require(label, "labels must not be empty", repr(label), where)
     _check_unicode(label, settings.label_column, where)
-    checks.require(not re.search(r"[\t\n\r]", label), "labels must have no tabs and line breaks", repr(label), where)
+    control = lines.CONTROL.search(label)
+    checks.require(not control, "labels must have no tabs and line breaks", lines.brief(label), where)
     known = ", ".join(settings.labels[:50])
-    checks.require(not settings.labels or label in settings.labels, f"labels must be of {known}", repr(label), where)
+    in_labels = not settings.labels or label in settings.labels
+    checks.require(in_labels, f"labels must be of {known}", lines.brief(label), where)
     return label
 
 

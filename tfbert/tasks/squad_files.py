@@ -5,7 +5,7 @@ import json
 from typing import NamedTuple
 
 from tfbert import checks
-from tfbert.tasks import tables
+from tfbert.tasks import lines, tables
 
 
 class Answer(NamedTuple):
@@ -51,13 +51,14 @@ def _check(ok, must, got, where, do=None):
 def _get(content, name, kind, where, default=None):
     """A value of a JSON object, of one type; `default` where there is none, if it is not None."""
     words = {str: "a string", list: "a list", int: "a whole number", bool: "true or false"}[kind]
-    _check(isinstance(content, dict), "every entry must be a JSON object", _brief(content), where)
+    _check(isinstance(content, dict), "every entry must be a JSON object", lines.brief(content), where)
     if name not in content and default is not None:
         return default
-    _check(name in content, f"every entry must have {name!r}, {words}", f"only {sorted(content)}", where)
+    must = f"every entry must have {name!r}, {words}"
+    _check(name in content, must, f"only {lines.names(sorted(content))}", where)
     value = content[name]
     good = isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
-    _check(good, f"{name!r} must be {words}", _brief(value), where)
+    _check(good, f"{name!r} must be {words}", lines.brief(value), where)
     if kind is str:
         _check(_is_text(value), f"{name!r} must be Unicode text", "half of a surrogate pair", where)
     return value
@@ -67,30 +68,32 @@ def _is_text(value):
     return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def _brief(value):
-    """A value as an error shows it; lists and objects by their size, since they may be large and deep."""
-    if isinstance(value, list | dict):
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _called(name):
+    """A title or an id, as part of a place."""
+    return name if len(name) <= 60 and name.isprintable() else lines.brief(name)
 
 
 def _load(path):
+    def texts():
+        for _, line, fault in lines.read(path, "a set of questions"):
+            if fault:
+                raise fault
+            yield line
+
     try:
-        with open(path, encoding="utf-8-sig") as f:
-            content = json.load(f)
-    except OSError as e:
-        raise checks.error("a file of questions must be readable", e.strerror, path) from e
+        content = lines.parse_json("\n".join(texts()))
     except json.JSONDecodeError as e:
         raise checks.error(
             "a file of questions must hold JSON", e.msg, f"{path}, line {e.lineno}, column {e.colno}"
         ) from e
-    except (ValueError, RecursionError) as e:  # not UTF-8, an endless number, brackets in thousands
+    except checks.InputError:
+        raise
+    except ValueError as e:
         raise checks.error("a file of questions must hold JSON", str(e), path) from e
     _check(
         isinstance(content, dict) and isinstance(content.get("data"), list),
         'a file of questions must be a JSON object with a list "data", as SQuAD has it',
-        _brief(content),
+        lines.brief(content),
         path,
     )
     return content["data"]
@@ -106,7 +109,7 @@ def _answer(content, raw, where, skip_bad):
     _check(
         skip_bad,
         "an answer must stand in its context at answer_start",
-        f"{_brief(text)} at {start}, where the context has {_brief(content[max(start, 0) :][: len(text)])}"
+        f"{lines.brief(text)} at {start}, where the context has {lines.brief(content[max(start, 0) :][: len(text)])}"
         + ("" if elsewhere < 0 else f"; it stands at {elsewhere}"),
         where,
         "Mend the file, or give --skip_bad_rows to leave such questions out of training",
@@ -141,7 +144,7 @@ def _of_file(path):
     """(where it is, title, context, JSON object of a question) of each question of a file."""
     for a, article in enumerate(_load(path), 1):
         where = f"{path}, article {a}"
-        title = _get(article, "title", str, where, default=f"article {a}")
+        title = _called(_get(article, "title", str, where, default=f"article {a}"))
         for p, paragraph in enumerate(_get(article, "paragraphs", list, where), 1):
             where = f"{path}, {title}, paragraph {p}"
             context = _get(paragraph, "context", str, where)
@@ -153,23 +156,39 @@ def _of_dataset(path, data_dir):
     """The same of a dataset with the features that TensorFlow Datasets gives SQuAD."""
     for where, row in tables.read(path, tfds_data_dir=data_dir):
         if isinstance(row, checks.InputError):
-            raise row
+            yield where, "no title", "", row
+            continue
         context, title = _get(row, "context", str, where), _get(row, "title", str, where, default="no title")
-        answers = row.pop("answers", None)
+        answers = row.get("answers")
         if isinstance(answers, dict):
-            texts, starts = (list(answers.get(name, ())) for name in ("text", "answer_start"))
-            pairs = zip((text.decode("utf-8", "replace") for text in texts), map(int, starts), strict=True)
-            row["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
-        yield where, title, context, row
+            columns = (_get(answers, name, list, where) for name in ("text", "answer_start"))
+            row["answers"] = [{"text": text, "answer_start": start} for text, start in zip(*columns, strict=True)]
+        yield where, _called(title), context, row
+
+
+def _question(where, title, context, raw, path, seen, with_negative, skip_bad):
+    """The `Question` of a JSON object; `seen` are the places of the ids before it."""
+    if isinstance(raw, checks.InputError):
+        raise raw
+    id_ = _get(raw, "id", str, where)
+    at = f"{path}, {title}, question {_called(id_)}"
+    _check(id_ not in seen, "every id must be of one question", f"that of {seen.get(id_)} again", at)
+    question = _get(raw, "question", str, at)
+    _check(question.strip(), "a question must have text", repr(question), at)
+    _check(context.strip(), "a question must have a context", lines.brief(context), at)
+    found = Question(id_, question, context, _answers(raw, context, at, with_negative, skip_bad), at)
+    seen[id_] = at
+    return found
 
 
 def read(path, with_negative=False, skip_bad=False, tfds_data_dir=""):
     """Reads the questions of a file.
 
     Args:
-        path: Of a JSON file in SQuAD's layout; or `tfds:NAME:SPLIT`, such as `tfds:squad/v1.1:train`.
+        path: Of a JSON file in SQuAD's layout, plain or .gz; or `tfds:NAME:SPLIT`, such as `tfds:squad/v1.1:train`.
         with_negative: Whether questions may have no answer, as in SQuAD 2.0.
-        skip_bad: Whether answers that do not stand where the file says are taken, with start -1, and no error.
+        skip_bad: Whether answers that do not stand where the file says are taken, with start -1, and no error; and
+            entries that are no questions are left out: how many, and the first of them, is printed.
         tfds_data_dir: See `tables.read`.
 
     Returns:
@@ -178,22 +197,23 @@ def read(path, with_negative=False, skip_bad=False, tfds_data_dir=""):
     Raises:
         InputError: it is no such file; it says the file, the title, the question's id and what is wrong.
     """
-    questions, seen = [], {}
+    questions, seen, bad = [], {}, []
     of_dataset = path.startswith(tables.TFDS)
-    for where, title, context, raw in _of_dataset(path, tfds_data_dir) if of_dataset else _of_file(path):
-        id_ = _get(raw, "id", str, where)
-        at = f"{path}, {title}, question {id_}"
-        _check(id_ not in seen, "every id must be of one question", f"that of {seen.get(id_)} again", at)
-        seen[id_] = at
-        answers = _answers(raw, context, at, with_negative, skip_bad)
-        questions.append(Question(id_, _get(raw, "question", str, at), context, answers, at))
-    _check(questions, "a file of questions must hold some", "none", path)
-    first = questions[0]
-    for q in questions:
-        _check(
-            (q.answers is None) == (first.answers is None),
-            "all questions of a file must have answers, or none of them",
-            f"{'none' if q.answers is None else 'some'}, unlike the first one",
-            q.where,
-        )
+    for found in _of_dataset(path, tfds_data_dir) if of_dataset else _of_file(path):
+        try:
+            question = _question(*found, path, seen, with_negative, skip_bad)
+            _check(
+                not questions or (question.answers is None) == (questions[0].answers is None),
+                "all questions of a file must have answers, or none of them",
+                f"{'none' if question.answers is None else 'some'}, unlike the first one",
+                question.where,
+            )
+            questions.append(question)
+        except checks.InputError as e:
+            if not skip_bad:
+                raise
+            bad.append(e)
+    _check(questions, "a file of questions must hold some", f"{len(bad)} that are none" if bad else "none", path)
+    if bad:
+        print(f"{path}: {len(bad)} entries left out, {len(questions)} questions used. The first: {bad[0]}")
     return questions

@@ -5,12 +5,11 @@ where it stands, so that whoever finds a fault in it can say the line.
 """
 
 import csv
-import gzip
 import itertools
-import json
 import os
 
 from tfbert import checks
+from tfbert.tasks import lines
 
 TFDS = "tfds:"
 TABS, COMMAS, JSON = (".tsv", ".txt"), (".csv",), (".jsonl", ".json")
@@ -33,7 +32,7 @@ def read(path, column_names=(), header_cell="", tfds_data_dir=""):
     Yields:
         (where, {column: value}); or (where, `InputError`) for a row that cannot be read though those after it can.
         Values are str in TSV and CSV, and what JSON or the dataset has elsewhere; names of a dataset's classes are
-        str, and a label -1 (it has none) is None.
+        str, and a label -1 (it has none) is None; lists of them are lists.
 
     Raises:
         InputError: the file cannot be read, has no row, or is not of its format from some line on.
@@ -51,26 +50,11 @@ def read(path, column_names=(), header_cell="", tfds_data_dir=""):
     return itertools.chain([first], rows)
 
 
-def _lines(path):
-    """(number, text without its line break) of each line; an `InputError` in the text's place if it is not UTF-8."""
-    try:
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as f:
-            for number, raw in enumerate(f, 1):
-                raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                try:
-                    yield number, raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-                except UnicodeDecodeError as e:
-                    yield number, checks.error("text must be UTF-8", str(e), f"{path}, line {number}")
-    except (OSError, EOFError) as e:
-        reason = getattr(e, "strerror", None) or str(e)
-        raise checks.error("a table must be a file that can be read", reason, path) from e
-
-
-def _without_empty_end(rows, is_empty, path):
-    """Turns empty rows into errors, but for those at the end; rows are (number, row)."""
+def _without_empty_end(rows, path):
+    """Turns empty rows into errors, but for those at the end; rows are (number, row), a falsy row being empty."""
     empty = []
     for number, row in rows:
-        if is_empty(row):
+        if not row:
             empty.append(number)
             continue
         for before in empty:
@@ -80,118 +64,184 @@ def _without_empty_end(rows, is_empty, path):
 
 
 def _of_json(path):
-    for number, line in _without_empty_end(_lines(path), lambda line: line == "", path):
+    rows = ((number, fault or line) for number, line, fault in lines.read(path, "a table"))
+    for number, line in _without_empty_end(rows, path):
         where = f"{path}, line {number}"
-        try:
-            row = line if isinstance(line, checks.InputError) else json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as e:
-            row = checks.error("a line must be JSON", str(e), where)
-        if not isinstance(row, dict | checks.InputError):
-            row = checks.error("a line must be a JSON object", type(row).__name__, where)
-        yield where, row
+        yield where, line if isinstance(line, checks.InputError) else _object(line, where)
+
+
+def _object(line, where):
+    """The object in a line, or an `InputError`."""
+    try:
+        row = lines.parse_json(line)
+    except ValueError as e:
+        return checks.error("a line must be JSON", str(e), where)
+    return row if isinstance(row, dict) else checks.error("a line must be a JSON object", lines.brief(row), where)
 
 
 def _tab_separated(path):
     """(number, cells) of each line; [] of an empty one."""
-    for number, line in _lines(path):
-        yield number, line if isinstance(line, checks.InputError) else line.split("\t") if line else []
+    for number, line, fault in lines.read(path, "a table"):
+        yield number, fault or (line.split("\t") if line else [])
 
 
 def _comma_separated(path):
     """(number of its first line, cells) of each row; a fault in the quotes ends it, since nothing after it is sure."""
+    faults = {}
 
     def texts():
-        for _, line in _lines(path):
-            if isinstance(line, checks.InputError):
-                raise line
+        for number, line, fault in lines.read(path, "a table"):
+            if fault:  # commas and quotes are what they are even so, and rows after it are sure
+                faults[number] = fault
             yield line + "\n"
 
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(texts(), strict=True)
-    before = 0
+    number = 1
     while True:
         try:
             cells = next(reader, None)
         except csv.Error as e:
-            where = f"{path}, line {before + 1}"
+            where = f"{path}, line {number}"
             raise checks.error("CSV must be quoted as RFC 4180 says", str(e), where) from e
         if cells is None:
             return
-        yield before + 1, cells
-        before = reader.line_num
+        of_row = [faults.pop(n) for n in range(number, reader.line_num + 1) if n in faults]
+        yield number, of_row[0] if of_row else cells
+        number = reader.line_num + 1
 
 
 def _of_cells(path, name, column_names, header_cell):
     rows = _comma_separated(path) if name.endswith(COMMAS) else _tab_separated(path)
-    rows = _without_empty_end(rows, lambda cells: cells == [], path)
+    rows = _without_empty_end(rows, path)
     number, first = next(rows, (0, None))
     if first is None:
         return
     if isinstance(first, checks.InputError):
         raise first
-    if column_names and header_cell not in first:
-        rows, header = itertools.chain([(number, first)], rows), list(column_names)
-    else:
-        header = first
+    in_file = not column_names or header_cell in first
+    header = first if in_file else list(column_names)
     twice = sorted({c for c in header if header.count(c) > 1})
-    checks.require(not twice, "each column must have its own name", f"{twice} more than once", f"{path}, line {number}")
+    got = f"{lines.names(twice)} more than once"
+    checks.require(not twice, "each column must have its own name", got, f"{path}, line {number}")
+    rows = rows if in_file else itertools.chain([(number, first)], rows)
     for number, cells in rows:
         where = f"{path}, line {number}"
-        if isinstance(cells, list) and len(cells) != len(header):
+        if isinstance(cells, checks.InputError):
+            yield where, cells
+        elif len(cells) != len(header):
             yield where, checks.error(f"a row must have {len(header)} cells, as the header has", len(cells), where)
+        elif in_file and cells == header and len(header) > 1:
+            yield where, checks.error("a row must not be the header again", "the same names", where)
         else:
-            yield where, cells if isinstance(cells, checks.InputError) else dict(zip(header, cells))
+            yield where, dict(zip(header, cells))
 
 
-def _builder(path, data_dir):
-    """(builder, split) of a dataset that is prepared."""
+def _builder(name, where, data_dir):
+    """The builder of a dataset that is prepared."""
     # Importing it takes seconds, which only those pay who use it.
     import tensorflow_datasets as tfds
+    from google.protobuf import json_format
 
-    name, _, split = path.removeprefix(TFDS).rpartition(":")
-    where = f"{path}, tfds_data_dir={data_dir!r}"
-    checks.require(name and split, "a dataset must be given as tfds:NAME:SPLIT", repr(path))
+    where = f"{where}, tfds_data_dir={data_dir!r}"
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
-    except ValueError as e:  # all of its errors, of which the first line says enough
+    except (ValueError, OSError, ImportError, json_format.Error) as e:  # its own, of which the first line says enough
         raise checks.error("tfds must name a dataset that is prepared or known", str(e).split("\n")[0], where) from e
     ready = builder.is_prepared()
     do = "Prepare it with TensorFlow Datasets first, or pass the right --tfds_data_dir"
     checks.require(ready, "a dataset must be prepared", f"nothing in {builder.data_path}", where, do)
+    return builder
+
+
+def _builder_of(path, data_dir):
+    """(builder, split) of a path tfds:NAME:SPLIT."""
+    name, _, split = path.removeprefix(TFDS).rpartition(":")
+    checks.require(name and split, "a dataset must be given as tfds:NAME:SPLIT", repr(path))
+    builder = _builder(name, path, data_dir)
     splits = sorted(builder.info.splits)
-    checks.require(split in splits, f"the dataset has the splits {splits}", repr(split), where)
+    checks.require(split in splits, f"the dataset has the splits {splits}", repr(split), path)
     return builder, split
+
+
+def splits(name, tfds_data_dir=""):
+    """Paths of the training, development and test split of a dataset; "" for one that it has not.
+
+    Raises:
+        InputError: it is not known, not prepared, or has no split that is called train.
+    """
+    found = sorted(_builder(name, f"tfds={name}", tfds_data_dir).info.splits)
+    do = "Name its splits as --train_file=tfds:NAME:SPLIT, --dev_file=..."
+    checks.require("train" in found, "a dataset must have a split train", found, f"tfds={name}", do)
+    dev = next((split for split in ("validation", "dev") if split in found), "")
+    return tuple(f"{TFDS}{name}:{split}" if split in found else "" for split in ("train", dev, "test"))
 
 
 def class_names(path, column, tfds_data_dir=""):
     """Names of the classes that a dataset's feature has, in its order; () if it has none, or for a file."""
     if not path.startswith(TFDS):
         return ()
-    builder, _ = _builder(path, tfds_data_dir)
+    builder, _ = _builder_of(path, tfds_data_dir)
     features = dict(builder.info.features.items())
-    return tuple(getattr(features.get(column), "names", ()) or ())
+    return _names(features[column]) if column in features else ()
+
+
+def _names(feature):
+    """Names of the classes of a feature, also of one that holds a list of them; () if it has none."""
+    while not hasattr(feature, "names") and hasattr(feature, "feature"):
+        feature = feature.feature
+    return tuple(getattr(feature, "names", None) or ())
 
 
 def _of_dataset(path, data_dir):
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    builder, split = _builder(path, data_dir)
+    builder, split = _builder_of(path, data_dir)
     features = builder.info.features
-    config = tfds.ReadConfig(interleave_cycle_length=1)
-    examples = builder.as_dataset(split=split, shuffle_files=False, read_config=config)
-    for number, example in enumerate(examples.as_numpy_iterator(), 1):
-        where, row = f"{path}, example {number}", {}
-        try:
-            for name, value in example.items():
-                if isinstance(value, bytes):
-                    row[name] = value.decode("utf-8")
-                elif getattr(features[name], "names", None):
-                    row[name] = None if value < 0 else features[name].int2str(int(value))
-                else:
-                    row[name] = value.tolist() if hasattr(value, "tolist") else value
-        except UnicodeDecodeError as e:
-            row = checks.error("text must be UTF-8", str(e), where)
-        yield where, row
+    config, number = tfds.ReadConfig(interleave_cycle_length=1), 0
+    try:
+        examples = builder.as_dataset(split=split, shuffle_files=False, read_config=config)
+        for number, example in enumerate(examples.as_numpy_iterator(), 1):
+            where = f"{path}, example {number}"
+            try:
+                row = _plain(example, features)
+            except UnicodeDecodeError as e:
+                row = checks.error("text must be UTF-8", str(e), where)
+            except _NoClass as e:
+                row = checks.error("a class must be one of the dataset's", str(e), where)
+            yield where, row
+    except (tf.errors.OpError, OSError) as e:
+        where = f"{path}, example {number + 1}"
+        raise checks.error("a dataset must be whole", str(e).split("\n")[0][:200], where) from e
+
+
+class _NoClass(Exception):
+    """A number that is none of a class."""
+
+
+def _plain(value, feature):
+    """A value of a dataset as Python has it: text as str, classes by name, and lists and dictionaries of such."""
+    if isinstance(value, dict):
+        inner = getattr(feature, "feature", feature)  # a list of dictionaries comes as a dictionary of lists
+        return {name: _plain(each, inner[name]) for name, each in value.items()}
+    return _each(value, _names(feature))
+
+
+def _each(value, names):
+    for to_list in ("to_list", "tolist"):  # of ragged tensors, which hold arrays, and of arrays
+        if hasattr(value, to_list):
+            value = getattr(value, to_list)()
+            break
+    if isinstance(value, list):
+        return [_each(v, names) for v in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if not names:
+        return value
+    if value >= len(names):
+        raise _NoClass(f"{value} of {len(names)}")
+    return names[value] if value >= 0 else None
 
 
 def exists(path):

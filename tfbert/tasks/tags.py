@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbert import checks, config, heads, trainer
-from tfbert.tasks import conll_files, entity_metrics, in_graph, pieces, task, windows
+from tfbert.tasks import conll_files, entity_metrics, in_graph, lines, pieces, task, windows
 
 KIND = "tag"
 
@@ -27,6 +27,13 @@ class Settings:
     label_column: str = ""
     labels: tuple[str, ...] = ()
     best_metric: str = ""
+    skip_bad_rows: bool = False
+    tfds_data_dir: str = ""
+
+    def read(self, path):
+        """List of `conll_files.Sentence` of a file."""
+        columns = self.text_column, self.label_column
+        return conll_files.read(path, *columns, self.labels, self.skip_bad_rows, self.tfds_data_dir)
 
 
 class Tags(NamedTuple):
@@ -60,7 +67,7 @@ def begin(flags):
     """
     given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Settings) if f.name != "kind"}
     settings = Settings(**given)
-    sentences = conll_files.read(flags.train_file, settings.text_column, settings.label_column)
+    sentences = settings.read(flags.train_file)
     checks.require(
         task.has_labels(sentences),
         "sentences to train on must have tags",
@@ -70,6 +77,8 @@ def begin(flags):
     )
     if not settings.labels:
         settings = dataclasses.replace(settings, labels=in_order({tag for s in sentences for tag in s.label}))
+    where = flags.train_file
+    checks.require(len(settings.labels) > 1, "tagging needs 2 labels", lines.names(settings.labels), where)
     return make(settings), sentences
 
 
@@ -89,7 +98,7 @@ def make(settings):
     return task.Task(
         kind=KIND,
         about=config.to_dict(settings),
-        read=lambda path: conll_files.read(path, settings.text_column, settings.label_column),
+        read=settings.read,
         featurize=lambda *arguments: featurize(settings, *arguments),
         build_model=lambda encoder, rematerialize: heads.build_tagger(encoder, len(settings.labels), rematerialize),
         objective=OBJECTIVE,
@@ -106,21 +115,8 @@ def make(settings):
 
 
 def _labels(settings, sentences):
-    """int32 [words of all sentences]: the numbers of their tags.
-
-    Raises:
-        InputError: one is not among the labels.
-    """
+    """int32 [words of all sentences]: the numbers of their tags."""
     number = {label: i for i, label in enumerate(settings.labels)}
-    for sentence in sentences:
-        for i, tag in enumerate(sentence.label):
-            checks.require(
-                tag in number,
-                f"tags must be of {', '.join(settings.labels[:50])}",
-                repr(tag),
-                sentence.where_is(i),
-                "Give all of them as --labels where the training file does not hold all",
-            )
     return np.array([number[tag] for sentence in sentences for tag in sentence.label], np.int32)
 
 
@@ -149,7 +145,7 @@ def featurize(settings, sentences, tokenizer, max_seq_length, training=False):
         of the word, counted over all sentences, at the same places and -1 elsewhere.
 
     Raises:
-        InputError: a tag is not among the labels, or there is no room for words.
+        InputError: there is no room for words.
     """
     del training
     room, vocab = max_seq_length - 2, tokenizer.vocab
