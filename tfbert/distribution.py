@@ -146,6 +146,33 @@ def everyones(strategy, value):
     return values[:: len(values) // len(members(strategy).workers)]  # a worker's replicas say the same
 
 
+def added_up(strategy, values):
+    """The sum of an array that each worker has: all of them wait here, and get it.
+
+    Args:
+        strategy: Of `make_strategy`.
+        values: Numbers, of the same shape and type in each process.
+    """
+    return values if members(strategy) is None else _adder(strategy)(tf.constant(values)).numpy()
+
+
+@functools.cache
+def _adder(strategy):
+    """The function from numbers of this process to their sum over processes."""
+    per_worker = strategy.num_replicas_in_sync // len(members(strategy).workers)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def add(values):
+        def replica():
+            context = tf.distribute.get_replica_context()
+            first = context.replica_id_in_sync_group % per_worker == 0
+            return context.all_reduce("SUM", tf.where(first, values, tf.zeros_like(values)))
+
+        return strategy.experimental_local_results(strategy.run(replica))[0]
+
+    return add
+
+
 @functools.cache
 def _gather(strategy):
     """The function from a number of this process to int64 [replicas], those of all."""

@@ -21,11 +21,12 @@ import dataclasses
 import hashlib
 import os
 import sys
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from tfbert import checks, config, distribution, machine, run_folder, training, training_config
+from tfbert import checks, config, distribution, lost_worker, machine, run_folder, training, training_config
 from tfbert.convert import formats
 from tfbert.tasks import answers, batches, glue, inference, kinds, sentences, tables, trials
 from tfbert.text import tokenizer
@@ -120,12 +121,6 @@ class FinetuneConfig(training_config.TrainingConfig, sentences.Flags, answers.Fl
             not (self.bucket_by_length and self.gradient_accumulation_steps > 1),
             "with bucket_by_length a step is one part, since parts of a step must be equally long",
             f"gradient_accumulation_steps={self.gradient_accumulation_steps}",
-        )
-        checks.require(
-            self.strategy != "multi_worker",
-            "fine-tuning runs in one process",
-            f"strategy={self.strategy}",
-            do="Give --strategy=mirrored for all devices of this machine",
         )
         weights = [self.init_checkpoint, self.run_dir, self.model]
         checks.require(
@@ -257,18 +252,17 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples):
     )
 
 
-def _write_results(flags, run_dir, dev_examples):
+def _write_results(flags, run_dir, examples):
     """Writes eval_results.txt and the files of predictions, of what the run folder holds."""
     loaded = inference.load(run_dir)
-    if dev_examples:
-        predictions, scores = loaded.about(dev_examples, flags.eval_batch_size).answer()
-        inference.write_results(run_dir, loaded, "eval", dev_examples, predictions, scores)
+    if examples.dev:
+        predictions, scores = loaded.about(examples.dev, flags.eval_batch_size).answer()
+        inference.write_results(run_dir, loaded, "eval", examples.dev, predictions, scores)
         for name, value in sorted(scores.items()):
             print(f"{name} = {value:.6f}")
-    if flags.test_file:
-        examples = loaded.task.read(flags.test_file)
-        predictions = loaded.about(examples, flags.eval_batch_size).predict()
-        inference.write_results(run_dir, loaded, "test", examples, predictions)
+    if examples.test:
+        predictions = loaded.about(examples.test, flags.eval_batch_size).predict()
+        inference.write_results(run_dir, loaded, "test", examples.test, predictions)
 
 
 def run(flags):
@@ -295,10 +289,11 @@ def run(flags):
             return status  # stopped: the same command goes on
         results.append((point, name, scores))
         keras.utils.clear_session(free_memory=False)
-    loaded = inference.load(runs[0][2].output_dir)
-    groups = trials.summarise(results, loaded.task.best_metric)
-    trials.write(flags.output_dir, groups)
-    print("\n".join(trials.table(groups)))
+    best_metric = kinds.of_run(run_folder.read(runs[0][2].output_dir)).best_metric
+    groups = trials.summarise(results, best_metric)
+    if distribution.is_chief(distribution.make_strategy(flags.strategy, flags.tpu_name)):
+        trials.write(flags.output_dir, groups)
+        print("\n".join(trials.table(groups)))
     return 0
 
 
@@ -312,21 +307,42 @@ def run_one(flags):
         InputError: the flags, the files, the weights or the run folder cannot be used, or training went wrong.
     """
     kinds.check_flags(flags)
-    encoder, vocab = _start(flags)
+    strategy = distribution.make_strategy(flags.strategy, flags.tpu_name)  # first: it starts TensorFlow
+    with lost_worker.told(strategy, flags.output_dir):
+        return _run_one(flags, strategy)
+
+
+class _Examples(NamedTuple):
+    """The examples of a run, read and checked before its first step; [] where there are none."""
+
+    train: list
+    dev: list
+    test: list
+
+
+def _read(flags):
+    """(`task.Task`, `_Examples`) of the flags."""
     the_task, examples = kinds.MODULES[flags.task].begin(flags)
     examples = _some(examples, flags.max_train_examples, flags.random_seed)
     dev_examples = the_task.read(flags.dev_file) if flags.dev_file else []
     if flags.num_folds:
         # One order for all seeds: folds of trials are the same examples.
         examples, dev_examples = trials.split(examples, flags.num_folds, flags.fold, np.random.default_rng(0))
-    tokens = tokenizer.Tokenizer(vocab)
-    rows = the_task.featurize(examples, tokens, flags.max_seq_length, True)
-    _say_about("to train on", rows)
-    dev_rows = the_task.featurize(dev_examples, tokens, flags.max_seq_length, False) if dev_examples else None
-    if dev_rows:
-        _say_about("held out", dev_rows)
-    strategy = distribution.make_strategy(flags.strategy, flags.tpu_name)
-    training.check_batches(flags, strategy)
+    return the_task, _Examples(examples, dev_examples, the_task.read(flags.test_file) if flags.test_file else [])
+
+
+def _run_one(flags, strategy):
+    """`run_one` under its strategy."""
+    with distribution.together(strategy):
+        training.check_batches(flags, strategy)
+        encoder, vocab = _start(flags)
+        the_task, examples = _read(flags)
+        tokens = tokenizer.Tokenizer(vocab)
+        rows = the_task.featurize(examples.train, tokens, flags.max_seq_length, True)
+        _say_about("to train on", rows)
+        dev_rows = the_task.featurize(examples.dev, tokens, flags.max_seq_length, False) if examples.dev else None
+        if dev_rows:
+            _say_about("held out", dev_rows)
     about = {
         "finetune": config.to_dict(flags),
         "task": the_task.about,
@@ -340,7 +356,7 @@ def run_one(flags):
     may_change = [f"finetune.{name}" for name in MAY_CHANGE]
     may_change += ["machine", *(f"machine.{name}" for name in about["machine"])]
     defaults = {"finetune": {f.name: f.default for f in dataclasses.fields(FinetuneConfig)}}
-    folder = run_folder.create(flags.output_dir, encoder, vocab, about, may_change, defaults)
+    folder = training.open_folder(flags, strategy, encoder, vocab, about, may_change=may_change, defaults=defaults)
     flags = _scheduled(flags, len(rows))
     begin_with = dataclasses.replace(
         flags,
@@ -348,9 +364,11 @@ def run_one(flags):
         run_dir="",
         allow_missing=(*flags.allow_missing, *HEADS, *(POOLER if the_task.per_token else ())),
     )
-    status = training.run(begin_with, folder, strategy, _job(flags, folder, the_task, rows, dev_rows, dev_examples))
-    if training.is_finished(flags, folder.dir, bool(dev_examples)):
-        _write_results(flags, folder.dir, dev_examples)
+    job = _job(flags, folder, the_task, rows, dev_rows, examples.dev)
+    status = training.run(begin_with, folder, strategy, job)
+    with distribution.together(strategy):
+        if distribution.is_chief(strategy) and training.is_finished(flags, folder.dir, bool(examples.dev)):
+            _write_results(flags, folder.dir, examples)
     return status
 
 

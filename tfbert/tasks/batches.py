@@ -31,14 +31,19 @@ def _fixed(values):
     return tf.constant(values, tf.int32 if np.issubdtype(values.dtype, np.integer) else tf.float32)
 
 
-def _gatherer(rows, lengths, repeats):
-    """The function int64 [B] of row numbers, -1 for none -> features of a batch.
+def _gatherer(rows, lengths, repeats, host=0, per_host=None):
+    """The function int64 [G] of row numbers of all hosts, -1 for none -> features of a batch of one of them.
+
+    It is filled up to the longest of all G rows: dropout's masks go by the shape, so several hosts are as one.
 
     Args:
         rows: A `task.Rows`.
         lengths: What batches may be filled up to, ascending; one alone makes all batches of one shape.
         repeats: Whether "row" is left out, since rows come again and again.
+        host: Which of them this is.
+        per_host: How many of the G rows a host has, B; all by default.
     """
+    mine = slice(None) if per_host is None else slice(host * per_host, (host + 1) * per_host)
     checks.require(
         rows.lengths.max(initial=0) <= lengths[-1],
         "rows must be at most as long as max_seq_length",
@@ -54,10 +59,11 @@ def _gatherer(rows, lengths, repeats):
         real = numbers >= 0
         chosen = tf.maximum(numbers, 0)
         begins = tf.gather(splits, chosen)
-        own = tf.where(real, tf.gather(splits, chosen + 1) - begins, 0)  # [B]
+        own = tf.where(real, tf.gather(splits, chosen + 1) - begins, 0)
         length = ladder[-1]
         if len(lengths) > 1:
             length = tf.gather(ladder, tf.searchsorted(ladder, tf.reduce_max(own)[tf.newaxis])[0])
+        numbers, real, chosen, begins, own = (x[mine] for x in (numbers, real, chosen, begins, own))
         places = tf.range(length)[tf.newaxis, :]
         inside = places < own[:, tf.newaxis]  # [B, L]
         flat = tf.where(inside, begins[:, tf.newaxis] + places, 0)
@@ -151,11 +157,10 @@ def train_dataset(
     per_replica = _per_replica(part, num_pipelines, replicas_per_pipeline)
     per_pipeline = per_replica * replicas_per_pipeline
     if by_length:
-        dataset = _pooled(rows, seed, part, first_part).rebatch(per_pipeline, drop_remainder=True)
+        dataset = _pooled(rows, seed, part, first_part)
     else:
-        dataset = _places(len(rows), seed, first_part * part).rebatch(per_pipeline, drop_remainder=True)
-    dataset = dataset.shard(num_pipelines, pipeline_index)
-    gather = _gatherer(rows, lengths, repeats=True)
+        dataset = _places(len(rows), seed, first_part * part).rebatch(part, drop_remainder=True)
+    gather = _gatherer(rows, lengths, True, pipeline_index, per_pipeline)
     dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if replicas_per_pipeline > 1:
         dataset = dataset.rebatch(per_replica, drop_remainder=True)
@@ -184,8 +189,8 @@ def eval_dataset(rows, lengths, batch_size, num_pipelines=1, pipeline_index=0, r
     order = np.argsort(rows.lengths, kind="stable")
     numbers = np.full(-(-len(rows) // batch_size) * batch_size, -1, np.int64)
     numbers[: len(rows)] = order
-    mine = numbers.reshape(-1, num_pipelines, per_replica * replicas_per_pipeline)[:, pipeline_index]
-    dataset = tf.data.Dataset.from_tensor_slices(mine).map(_gatherer(rows, lengths, repeats=False))
+    gather = _gatherer(rows, lengths, False, pipeline_index, per_replica * replicas_per_pipeline)
+    dataset = tf.data.Dataset.from_tensor_slices(numbers.reshape(-1, batch_size)).map(gather)
     if replicas_per_pipeline > 1:
         dataset = dataset.rebatch(per_replica, drop_remainder=True)
     return dataset.prefetch(2 * replicas_per_pipeline)

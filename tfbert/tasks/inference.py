@@ -29,6 +29,7 @@ class Inference:
         self._strategy, self._model, self._task = strategy, model, the_task
         self._rows, self._examples, self._batch_size = rows, examples, batch_size
         self._labelled = task.has_labels(examples)
+        self._shared = distribution.members(strategy) is not None
         self._dataset = distribution.distribute(
             strategy, lambda *pipeline: batches.eval_dataset(rows, lengths, batch_size, *pipeline)
         )
@@ -69,15 +70,17 @@ class Inference:
         """({output: float32 [R, ...]}, sums of losses and metrics float64 [names, 2]); (None, None) if `stop` asked."""
         found, sums = {}, 0.0
         iterator = iter(self._dataset)
+        asked, agreed = (stop.variable, stop.agreed) if stop else (None, None)
         for _ in range(-(-len(self._rows) // self._batch_size)):
-            if stop is not None and stop.signal is not None:
+            if stop and stop.asked:
                 return None, None
-            outputs, numbers, more = self._step(iterator)
+            outputs, numbers, more = self._step(iterator, asked, agreed)
             sums = sums + more.numpy().astype(np.float64)
             of_replicas = self._strategy.experimental_local_results
             for rows, *values in zip(of_replicas(numbers), *(of_replicas(outputs[n]) for n in self._task.outputs)):
                 self._keep(found, rows.numpy(), [value.numpy() for value in values])
-        return found, sums
+        # Of several processes each has asked about rows of its own, and has zeros for the others.
+        return {name: distribution.added_up(self._strategy, values) for name, values in found.items()}, sums
 
     def _keep(self, found, numbers, values):
         """Puts a replica's outputs where their rows are."""
@@ -94,19 +97,27 @@ class Inference:
                 found[name][numbers[real]] = value[real]
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _step(self, iterator):
+    def _step(self, iterator, asked, agreed):
+        asked = asked.read_value() if self._shared and asked is not None else None
         # Taken in here a batch is of no certain length, and one graph does for all.
-        outputs, numbers, sums = self._strategy.run(self._replica, args=(next(iterator),))
+        outputs, numbers, sums, asked = self._strategy.run(self._replica, args=(next(iterator), asked))
+        if asked is not None:
+            agreed.assign(self._strategy.experimental_local_results(asked)[0])
         return outputs, numbers, self._strategy.experimental_local_results(sums)[0]
 
-    def _replica(self, features):
+    def _replica(self, features, asked):
         outputs = self._model({x.name: features[x.name] for x in self._model.inputs}, training=False)
         objective = self._task.objective
         sums = tf.zeros([len(objective.loss_names + objective.metric_names), 2])
         if self._labelled:
             sums = objective.reports(objective.losses(outputs, features), objective.metrics(outputs, features))
-        sums = tf.distribute.get_replica_context().all_reduce("SUM", sums)
-        return {n: tf.cast(outputs[n], tf.float32) for n in self._task.outputs}, features[batches.ROW], sums
+        context = tf.distribute.get_replica_context()
+        if asked is None:
+            sums = context.all_reduce("SUM", sums)
+        else:
+            sums, asked = context.all_reduce("SUM", [sums, tf.cast(asked, tf.float32)])
+            asked = asked > 0
+        return {n: tf.cast(outputs[n], tf.float32) for n in self._task.outputs}, features[batches.ROW], sums, asked
 
 
 class Loaded(NamedTuple):
