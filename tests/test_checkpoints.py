@@ -166,25 +166,69 @@ def test_what_does_not_read_back_takes_no_place(tmp_path, monkeypatch):
 
 
 class TestKeepsTheBest:
-    def saver(self, folder, metric="masked_lm_loss", newest=1):
-        return checkpoints.Checkpoints(str(folder), *build(), retention.Policy(newest, best_metric=metric))
+    def saver(self, folder, metric="masked_lm_loss", towards="min"):
+        return checkpoints.Checkpoints(str(folder), *build(), retention.Policy(1, best_by=(metric, towards)))
 
-    @pytest.mark.parametrize("metric, best", [("masked_lm_loss", 5), ("masked_lm_accuracy", 7)])
-    def test_beside_the_newest(self, tmp_path, metric, best):
-        values = {2: np.nan, 3: 0.7, 5: 0.2, 6: np.nan, 7: 0.9, 8: 0.4}
+    @pytest.mark.parametrize("metric, towards, best", [("masked_lm_loss", "min", 5), ("f1", "max", 7)])
+    def test_beside_the_newest(self, tmp_path, metric, towards, best):
+        values = {0: {"min": -1, "max": 9}[towards], 2: np.nan, 3: 0.7, 5: 0.2, 6: np.nan, 7: 0.9, 8: 0.2, 9: 0.9}
         noted = []
         for step, value in values.items():
-            some = self.saver(tmp_path, metric)  # as a run that was killed after each step
-            noted += [step] * some.note_quality(step, {metric: value, "other": 0.0})
+            some = self.saver(tmp_path, metric, towards)  # as a run that was killed after each step
+            noted.append(some.note_quality(step, {metric: value, "other": 0.0}))
             some.save(step)
-        assert checkpoints.saved_steps(str(tmp_path)) == [best, 8]
-        assert retention.read_best(str(tmp_path)) == retention.Best(best, metric, values[best])
-        assert noted == {5: [3, 5], 7: [3, 7]}[best]
+        assert checkpoints.saved_steps(str(tmp_path)) == [best, 9] and some.best_step == best
+        assert checkpoints.read_best(str(tmp_path)) == retention.Best(best, metric, values[best])
+        assert noted == {5: [None, None, 3, 5, 5, 5, 5, 5], 7: [None, None, 3, 3, 3, 7, 7, 7]}[best]
+
+    def test_killed_between_its_two_files(self, tmp_path, monkeypatch):
+        """best.json names a checkpoint before it is there; until then the one before is the best."""
+        some = self.saver(tmp_path)
+        for step, value in ((2, 0.7), (3, 0.9)):
+            some.note_quality(step, {"masked_lm_loss": value})
+            some.save(step)
+        some.note_quality(4, {"masked_lm_loss": 0.5})
+        replace = os.replace
+
+        def killed(source, target):
+            if target.endswith("ckpt-4.index"):
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", killed)
+            some.save(4)
+        assert checkpoints.read_best(str(tmp_path)).step == 2
+        again = self.saver(tmp_path)
+        assert again.restore_latest() == 3 and again.best_step == 2
+        again.save(3)
+        assert checkpoints.saved_steps(str(tmp_path)) == [2, 3]
+        assert again.note_quality(4, {"masked_lm_loss": 0.5}) == 4
+        again.save(4)
+        assert checkpoints.saved_steps(str(tmp_path)) == [4] and again.best_step == 4
+
+    def test_of_several_processes_one_decides(self, tmp_path):
+        """The one that does not write has not even to be given the same numbers."""
+        said = []
+        chief = self.saver(tmp_path)
+        chief._of_chief = lambda step: said.append(step) or step
+        other = checkpoints.Checkpoints(
+            str(tmp_path),
+            *build(),
+            retention.Policy(1, best_by=("masked_lm_loss", "min")),
+            writes=False,
+            of_chief=lambda _: said[-1],
+        )
+        for step, value, best in ((1, np.nan, None), (2, 0.7, 2), (3, 0.9, 2)):
+            assert chief.note_quality(step, {"masked_lm_loss": value}) == best
+            assert other.note_quality(step, {"masked_lm_loss": -value}) == best
+            chief.save(step)
+            other.save(step)
 
     def test_that_is_there_already_when_it_is_noted(self, tmp_path):
         some = self.saver(tmp_path)
         some.save(3)
-        assert some.note_quality(3, {"masked_lm_loss": 0.5})
+        assert some.note_quality(3, {"masked_lm_loss": 0.5}) == 3
         some.save(4)
         assert checkpoints.saved_steps(str(tmp_path)) == [3, 4]
 
@@ -192,16 +236,18 @@ class TestKeepsTheBest:
         some = self.saver(tmp_path)
         some.note_quality(3, {"masked_lm_loss": 0.5})
         some.save(3)
-        assert self.saver(tmp_path, "loss").note_quality(4, {"loss": 7.0})
+        assert self.saver(tmp_path, "loss").note_quality(4, {"loss": 7.0}) == 4
         DAMAGES["data cut"](str(tmp_path / "ckpt-3"))
         (tmp_path / "ckpt-3.index").rename(tmp_path / "ckpt-3.index.damaged")
-        assert some.note_quality(5, {"masked_lm_loss": 0.6})
+        assert some.note_quality(5, {"masked_lm_loss": 0.6}) == 5
 
     def test_a_metric_that_is_not_there(self, tmp_path):
-        with pytest.raises(checks.InputError, match="must be one of the held-out metrics; got keep_best_metric=x_loss"):
+        with pytest.raises(checks.InputError, match="told by one of the held-out metrics; got 'x_loss'"):
             self.saver(tmp_path, "x_loss").note_quality(3, {"masked_lm_loss": 0.5})
         with pytest.raises(checks.InputError, match="must be a held-out loss or accuracy"):
-            retention.Policy(best_metric="learning_rate")
+            retention.by_name("learning_rate")
+        assert retention.by_name("") is None and retention.by_name("loss") == ("loss", "min")
+        assert retention.by_name("masked_lm_accuracy") == ("masked_lm_accuracy", "max")
         (tmp_path / "best.json").write_text("{}")
         with pytest.raises(checks.InputError, match="must hold a step, a metric and its value"):
             self.saver(tmp_path).note_quality(3, {"masked_lm_loss": 0.5})

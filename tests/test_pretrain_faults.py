@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from tests import tiny_records
 from tests.test_checkpoints import small_disk
 from tests.test_pretrain import assert_same_to_the_bit, metrics_of, pretrain_until, start, wait_for_lines
-from tfbert import checkpoints, checks, pretrain, retention, run_folder, spikes
+from tfbert import checkpoints, checks, pretrain, run_folder, spikes
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ class TestCheckpointsOfARun:
         losses = {r["step"]: r["masked_lm_loss"] for r in metrics_of(str(tmp_path)) if r.get("split") == "held_out"}
         best = min(losses, key=losses.get)
         assert checkpoints.saved_steps(str(tmp_path)) == sorted({best, 15})
-        assert retention.read_best(str(tmp_path)).step == best
+        assert checkpoints.read_best(str(tmp_path)).step == best
         assert run_folder.checkpoint_prefix(str(tmp_path), "best") == checkpoints.prefix_of(str(tmp_path), best)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import time
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbert import batch_ramp, checkpoints, checks, faults, input_pipeline, probes, stop_request, train_loop
+from tfbert import batch_ramp, checkpoints, checks, faults, input_pipeline, probes, retention, stop_request, train_loop
 from tfbert import trainer as trainer_lib
 from tfbert.layers import dropout
 
@@ -303,16 +304,25 @@ class TestPlan:
         plan = train_loop.Plan(9, log_steps=5, eval_steps=0, save_checkpoints_steps=5, iterations_per_loop=100)
         assert [s for s in range(10) if plan.evaluates_at(s)] == [0, 9]
         assert plan.steps_at_once(0) == 5 and plan.steps_at_once(5) == 4
+        assert not dataclasses.replace(plan, patience=1).gives_up_at(9, 0)
+
+    def test_gives_up_after_so_many_evaluations_that_were_no_better(self):
+        plan = train_loop.Plan(100, 5, eval_steps=6, save_checkpoints_steps=5, iterations_per_loop=7, patience=3)
+        for best in (None, 0):
+            assert [s for s in (6, 12, 18, 24) if plan.gives_up_at(s, best)] == [18, 24]
+        assert [s for s in range(12, 43, 6) if plan.gives_up_at(s, 12)] == [30, 36, 42]
+        assert not dataclasses.replace(plan, patience=None).gives_up_at(96, 6)
 
 
 class Run:
     """`train` on the small model, with what happened in order."""
 
-    def __init__(self, folder, steps=9, features=None, on_spike="stop", **plan):
+    def __init__(self, folder, steps=9, features=None, on_spike="stop", best_by=None, **plan):
         self.model, self.trainer, optimizer = make()
         self.faults = faults.Faults(batch_ramp.BatchRamp(1), 4, on_spike=on_spike)
         state = self.trainer.state | self.faults.state
-        self.saver = checkpoints.Checkpoints(str(folder), self.model, optimizer, state)
+        policy = retention.Policy(1 if best_by else 5, best_by=best_by)
+        self.saver = checkpoints.Checkpoints(str(folder), self.model, optimizer, state, policy)
         save, self.events = self.saver.save, []
         self.reports = Reports(self.events)
         self.saver.save = lambda step: (self.events.append(("save", step)), save(step))
@@ -330,7 +340,8 @@ class Run:
         return iter(DEFAULT.distribute_datasets_from_function(lambda _: dataset))
 
     def __call__(self, stop=None, evaluate=lambda: {"loss": 1.0}, evaluate_first=True, iterator=None):
-        return train_loop.train(
+        """The step reached; `over` is whether the run is over."""
+        step, self.over = train_loop.train(
             self.trainer,
             (lambda: iterator) if iterator else self.make_iterator,
             self.plan,
@@ -342,6 +353,7 @@ class Run:
             self.faults,
             evaluate_first,
         )
+        return step
 
 
 class Reports:
@@ -398,6 +410,29 @@ class TestTrain:
         run.saver.restore_latest()
         run()
         assert run.events == [("held_out", 6), ("train", 9), ("held_out", 9), ("save", 9)]
+
+    def test_ends_early_and_goes_on_with_more_patience(self, tmp_path):
+        """Held out the quality of each step is known; the logs and weights are those of a run with more patience."""
+        quality = {0: 9.0, 2: 0.2, 4: 0.5, 6: 0.4, 8: 0.5, 10: 0.7, 12: 0.1}
+
+        def train(folder, patience, resume=False):
+            folder.mkdir(exist_ok=True)
+            run = Run(folder, 12, best_by=("score", "max"), patience=patience, eval_steps=2, save_checkpoints_steps=5)
+            if resume:
+                run.saver.restore_latest()
+            reached = run(evaluate=lambda: {"score": quality[run.trainer.step]}, evaluate_first=not resume)
+            return run, reached
+
+        run, reached = train(tmp_path / "run", 2)
+        assert reached == 8 and run.over and ("early_stop", 8) in run.events
+        assert run.saver.best_step == 4 and checkpoints.saved_steps(str(tmp_path / "run")) == [4, 8]
+        more, reached = train(tmp_path / "run", 3, resume=True)
+        assert reached == 12 and more.over and more.saver.best_step == 10
+        whole, _ = train(tmp_path / "whole", 3)
+        for name, value in values(whole.model).items():
+            np.testing.assert_array_equal(values(more.model)[name], value)
+        told = [[e for e in r.events if e[0] in ("train", "held_out")] for r in (run, more, whole)]
+        assert told[0] + told[1] == told[2]
 
     @pytest.mark.parametrize("at_once", [1, 100])
     def test_a_step_that_is_not_finite_stops_and_is_not_saved(self, tmp_path, at_once):

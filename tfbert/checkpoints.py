@@ -40,6 +40,11 @@ def saved_steps(run_dir):
     return []
 
 
+def read_best(run_dir):
+    """The `retention.Best` of the checkpoints in a folder; None if nothing says which it is."""
+    return retention.read_best(run_dir, saved_steps(run_dir))
+
+
 def model_variables(model):
     """{path: variable} of a Keras model."""
     return _by_unique_name((v.path, v) for v in model.variables)
@@ -198,7 +203,7 @@ class Checkpoints:
         self._zero_if_absent = [LOOP + name for name in zero_if_absent]
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint") if background else None
         self._writing = None  # the future of what the thread is at
-        self._best = None
+        self._best = self._before = None  # what the next checkpoint of that step makes the best, in place of what
         self.damaged = []
 
     @property
@@ -252,26 +257,39 @@ class Checkpoints:
             writing.result()
 
     def note_quality(self, step, metrics):
-        """Notes the held-out metrics of a step; returns whether they are the best so far by the policy's metric.
+        """Notes the held-out metrics of a step, and whether they are the best so far by the policy's metric.
 
-        Then the checkpoint of this step is kept: the one that is there already, or the next that is saved.
+        Then the checkpoint of this step is kept: the one that is there already, or the next that is saved. Step 0
+        is never the best: nothing was learned yet. Of several processes the one which writes decides; all must ask.
+
+        Returns:
+            The step of the best; None if there is none, or no metric to tell it by.
 
         Raises:
             InputError: the policy's metric is not among them.
         """
+        if not self._policy.best_by or step == 0:
+            return None
+        return self._agreed(self._note_best(step, metrics) if self._writes else None)
+
+    def _note_best(self, step, metrics):
         name = self._policy.best_metric
-        if not name or not self._writes:
-            return False
-        must = "keep_best_metric must be one of the held-out metrics"
-        checks.require(name in metrics, must, f"keep_best_metric={name}", do=f"One of {', '.join(metrics)}")
+        must = "the best checkpoint must be told by one of the held-out metrics"
+        checks.require(name in metrics, must, repr(name), do=f"Take one of {', '.join(metrics)}")
         self.wait()
-        best = self._best_written()
-        if not self._policy.is_better(metrics[name], best and best.value):
-            return False
-        self._best = retention.Best(step, name, float(metrics[name]))
+        best, value = self._best_written(), float(metrics[name])
+        if not self._policy.is_better(value, best and best.value):
+            return best and best.step
+        self._best, self._before = retention.Best(step, name, value), best
         if step in saved_steps(self.run_dir):
             retention.write_best(self.run_dir, self._best)
-        return True
+        return step
+
+    @property
+    def best_step(self):
+        """The step of the best checkpoint that is written; None if there is none, or no metric to tell it by."""
+        best = self._best_written() if self._policy.best_by else None
+        return best and best.step
 
     def close(self):
         """Waits until nothing is being written, and raises no error: for the end of a run that failed anyhow."""
@@ -280,9 +298,8 @@ class Checkpoints:
 
     def _best_written(self):
         """The `Best` of best.json, if it is of this metric and its checkpoint is there."""
-        best = retention.read_best(self.run_dir)
-        there = best and best.metric == self._policy.best_metric and best.step in saved_steps(self.run_dir)
-        return best if there else None
+        best = read_best(self.run_dir)
+        return best if best and best.metric == self._policy.best_metric else None
 
     def _save(self, step, tensors):
         prefix, unfinished = prefix_of(self.run_dir, step), os.path.join(self.run_dir, f"{_UNFINISHED}ckpt-{step}")
@@ -290,10 +307,11 @@ class Checkpoints:
         try:
             self._write(unfinished, tensors)
             os.replace(unfinished + _DATA, prefix + _DATA)
+            if self._best and self._best.step == step:
+                # First: a run that is killed here goes on from the checkpoint before, where the one before is the best.
+                retention.write_best(self.run_dir, self._best, self._before)
             os.replace(unfinished + _INDEX, prefix + _INDEX)
             _flush(self.run_dir)
-            if self._best and self._best.step == step:
-                retention.write_best(self.run_dir, self._best)
         except (OSError, tf.errors.OpError, DamagedCheckpoint) as e:
             self._remove_unfinished()
             reason = e.strerror if isinstance(e, OSError) else getattr(e, "message", str(e))
@@ -304,8 +322,7 @@ class Checkpoints:
 
     def _remove_superfluous(self):
         written = {s: os.path.getmtime(prefix_of(self.run_dir, s) + _INDEX) for s in saved_steps(self.run_dir)}
-        best = self._best_written() if self._policy.best_metric else None
-        for old in self._policy.superfluous(written, best and best.step):
+        for old in self._policy.superfluous(written, self.best_step):
             self._remove(prefix_of(self.run_dir, old))
 
     def agreed_step(self):

@@ -249,11 +249,12 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples):
         about=f"{len(rows):,} rows, {len(dev_rows) if dev_rows else 0:,} held out",
         hparams=run.config["finetune"],
         max_seq_length=flags.max_seq_length,
+        best_by=the_task.best_metric if dev_rows else None,
     )
 
 
 def _write_results(flags, run_dir, examples):
-    """Writes eval_results.txt and the files of predictions, of what the run folder holds."""
+    """Writes eval_results.txt and the files of predictions, of the best checkpoint in the run folder."""
     loaded = inference.load(run_dir)
     if examples.dev:
         predictions, scores = loaded.about(examples.dev, flags.eval_batch_size).answer()
@@ -328,6 +329,9 @@ def _read(flags):
     if flags.num_folds:
         # One order for all seeds: folds of trials are the same examples.
         examples, dev_examples = trials.split(examples, flags.num_folds, flags.fold, np.random.default_rng(0))
+    for name in ("best_metric", "early_stopping_patience"):
+        value = getattr(flags, name)
+        checks.require(dev_examples or not value, f"{name} needs --dev_file", f"{name}={value!r} and no dev_file")
     return the_task, _Examples(examples, dev_examples, the_task.read(flags.test_file) if flags.test_file else [])
 
 
@@ -367,7 +371,7 @@ def _run_one(flags, strategy):
     job = _job(flags, folder, the_task, rows, dev_rows, examples.dev)
     status = training.run(begin_with, folder, strategy, job)
     with distribution.together(strategy):
-        if distribution.is_chief(strategy) and training.is_finished(flags, folder.dir, bool(examples.dev)):
+        if distribution.is_chief(strategy) and training.is_finished(flags, folder.dir, job):
             _write_results(flags, folder.dir, examples)
     return status
 

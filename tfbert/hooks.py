@@ -6,8 +6,9 @@ as a fault. `hook.close()` ends it. Only the chief makes hooks, after it has res
 
 Events are of two kinds. Those of the run are functions of (config, seed, step), as metrics are, and stand in
 metrics.jsonl between them: `spike` and `not_finite` (records were left out for a bad step), `skipped_records` (they
-were damaged). Those of the machine tell what this process met: `restart`, `damaged_checkpoint`, `rollback`, `gave_up`.
-They stand in events.jsonl with the time of day, in the order in which they happened, and nothing takes a line back.
+were damaged). Those of the machine tell what this process met: `restart`, `damaged_checkpoint`, `rollback`,
+`gave_up`, `early_stop` (with more patience the run goes on). They stand in events.jsonl with the time of day, in the
+order in which they happened, and nothing takes a line back.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from tfbert import checks, progress, summaries
 
 METRICS_FILE, SPEED_FILE, EVENTS_FILE = "metrics.jsonl", "speed.jsonl", summaries.EVENTS_FILE
 EVENTS_OF_THE_RUN = ("spike", "not_finite", "skipped_records")
-EVENTS_OF_THE_MACHINE = ("restart", "damaged_checkpoint", "rollback", "gave_up")
+EVENTS_OF_THE_MACHINE = ("restart", "damaged_checkpoint", "rollback", "gave_up", "early_stop")
 
 progress_line = progress.ProgressLine
 tensorboard = summaries.TensorBoard

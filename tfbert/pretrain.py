@@ -21,6 +21,7 @@ from tfbert import (
     lost_worker,
     machine,
     record_sets,
+    retention,
     training,
     training_config,
 )
@@ -31,6 +32,7 @@ from tfbert.text import vocab as vocab_lib
 # Files may move: their contents are compared.
 MAY_CHANGE = (
     *training_config.MAY_CHANGE,
+    "keep_best_metric",
     "input_file",
     "eval_input_file",
     "vocab_file",
@@ -70,6 +72,10 @@ class PretrainConfig(training_config.TrainingConfig):
         "Share of the tokens to mask in unmasked records; by default as they say.",
         lower_bound=0.0,
         upper_bound=1.0,
+    )
+    shuffle_buffer_size: int = config.field(100_000, "Records that are shuffled together.", lower_bound=1)
+    keep_best_metric: str = config.field(
+        "", "Also keeps the checkpoint that is the best by this held-out metric, such as masked_lm_loss."
     )
     max_eval_steps: int | None = config.field(None, "Batches of an evaluation; by default all.", lower_bound=1)
     attention_init: str = config.field(
@@ -160,6 +166,7 @@ def _job(flags, run, records, held_out_records):
         hparams=run.config["pretrain"],
         max_seq_length=flags.max_seq_length,
         skipped=(*records.skipped, *(held_out_records.skipped if held_out_records else ())),
+        best_by=retention.by_name(flags.keep_best_metric),
     )
 
 

@@ -190,16 +190,20 @@ def checkpoint_prefix(run_dir, checkpoint=None):
 
     Args:
         run_dir: The run folder.
-        checkpoint: None for the newest, a step, a name `ckpt-N`, or "best" for that of `--keep_best_metric`.
+        checkpoint: A step, a name `ckpt-N`, or "best" for the one that best.json names. None for the newest; of a run
+            that was fine-tuned for the best, if it was evaluated.
 
     Raises:
         InputError: there is no such checkpoint, or none at all.
     """
     steps = checkpoints.saved_steps(run_dir)
     if checkpoint == "best":
-        best = retention.read_best(run_dir)
+        best = checkpoints.read_best(run_dir)
         must = "the best checkpoint must be known"
-        checks.require(best, must, f"no {retention.BEST_FILE}", run_dir, "Train with --keep_best_metric=masked_lm_loss")
+        do = "Train with --keep_best_metric=masked_lm_loss, or fine-tune with --dev_file"
+        checks.require(best, must, f"no {retention.BEST_FILE}", run_dir, do)
+        checkpoint = best.step
+    if checkpoint is None and (best := best_of_task(run_dir)):
         checkpoint = best.step
     if checkpoint is None:
         checks.require(steps, "a run folder must hold a checkpoint", "none", run_dir, "Train it first")
@@ -212,6 +216,12 @@ def checkpoint_prefix(run_dir, checkpoint=None):
         run_dir,
     )
     return checkpoints.prefix_of(run_dir, int(name))
+
+
+def best_of_task(run_dir):
+    """The `retention.Best` of a run that was fine-tuned; None of others, or if it was not evaluated."""
+    best = checkpoints.read_best(run_dir)
+    return best if best and "task" in _read_json(os.path.join(run_dir, CONFIG_FILE)) else None
 
 
 def was_evaluated(run_dir, step):

@@ -10,7 +10,8 @@ from tfbert import checks
 class Plan:
     """When what happens, in optimizer steps; `eval_steps` 0 evaluates at the start and the end only.
 
-    Without `num_train_steps` the end is not known before: the time decides (see `training_clock`).
+    Without `num_train_steps` the end is not known before: the time decides (see `training_clock`). With `patience` a
+    run also ends when so many evaluations on end were no better than the best.
     """
 
     num_train_steps: int | None
@@ -18,6 +19,7 @@ class Plan:
     eval_steps: int
     save_checkpoints_steps: int
     iterations_per_loop: int
+    patience: int | None = None
 
     def _due(self, step, every):
         return step == self.num_train_steps or (every > 0 and step % every == 0)
@@ -25,6 +27,16 @@ class Plan:
     def is_over(self, step):
         """Whether this step is the last."""
         return self.num_train_steps is not None and step >= self.num_train_steps
+
+    def gives_up_at(self, step, best_step):
+        """Whether `patience` is at its end, told from the steps alone, so that nothing needs to be kept for it.
+
+        Args:
+            step: One that was evaluated.
+            best_step: The step of the best evaluation, or None.
+        """
+        patience = self.patience * self.eval_steps if self.patience else 0
+        return patience > 0 and step - (best_step or 0) >= patience
 
     def logs_at(self, step):
         """Whether the metrics of training are reported after this step."""
@@ -70,6 +82,11 @@ def _roll_back(fault, trainer, checkpoints, logs, faults):
     return step
 
 
+def _told_of_early_stop(plan, best_step):
+    than = "brought a number" if best_step is None else f"was better than that of step {best_step}"
+    return f"none of {plan.patience} evaluations on end {than}"
+
+
 def train(trainer, make_iterator, plan, checkpoints, logs, evaluate, learning_rate, stop, faults, evaluate_first=True):
     """Trains from the trainer's step to the end of the plan or of the time, or until a stop is asked for.
 
@@ -93,7 +110,7 @@ def train(trainer, make_iterator, plan, checkpoints, logs, evaluate, learning_ra
         evaluate_first: Whether the step to start from is still to be evaluated, if it is due.
 
     Returns:
-        The step reached, of which there is a checkpoint.
+        (the step reached, of which there is a checkpoint, whether the run is over).
 
     Raises:
         InputError: a step was bad and going back is not to help, or a checkpoint could not be written.
@@ -114,7 +131,12 @@ def train(trainer, make_iterator, plan, checkpoints, logs, evaluate, learning_ra
             metrics = evaluate()
             if metrics is not None:
                 logs(step, metrics, "held_out")
-                evaluated, is_best = step, checkpoints.note_quality(step, metrics)
+                evaluated, best_step = step, checkpoints.note_quality(step, metrics)
+                is_best = best_step == step
+                # What training is still to report stays in the checkpoint: with more patience it goes on.
+                if not over and plan.gives_up_at(step, best_step):
+                    over = True
+                    logs.event(step, "early_stop", _told_of_early_stop(plan, best_step))
         stopping = stop.asked
         due = over or plan.saves_at(step) or stopping or is_best or (step == 0 and faults.rolls_back)
         if step != saved and due:
@@ -122,7 +144,7 @@ def train(trainer, make_iterator, plan, checkpoints, logs, evaluate, learning_ra
             saved = step
         if stopping or over:
             checkpoints.wait()
-            return step
+            return step, over
         checkpoints.raise_failure()
         loss, gradient_norm = trainer.run(iterator, plan.steps_at_once(step), stop)
         for done_again in faults.between(step, trainer.step):

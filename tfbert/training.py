@@ -60,6 +60,7 @@ class Job:
         hparams: {name: value} of the configuration, for TensorBoard.
         max_seq_length: Tokens in a row.
         skipped: Text about each damaged record that is left out.
+        best_by: (held-out metric, "max" or "min"), by which the best checkpoint is kept too; None: it is not.
     """
 
     build_model: Callable
@@ -71,6 +72,7 @@ class Job:
     hparams: dict
     max_seq_length: int
     skipped: tuple = ()
+    best_by: tuple[str, str] | None = None
 
 
 def check_batches(flags, strategy):
@@ -170,6 +172,18 @@ def _tell_of_start(logs, job, saved, resume_step):
         logs.event(resume_step, "restart", f"going on from {os.path.basename(saved.latest)}")
 
 
+def _plan(flags):
+    """The `train_loop.Plan` of a `TrainingConfig`."""
+    return train_loop.Plan(
+        flags.last_step,
+        flags.log_steps,
+        flags.eval_steps,
+        flags.save_checkpoints_steps,
+        flags.iterations_per_loop,
+        flags.early_stopping_patience,
+    )
+
+
 def _train(flags, run, strategy, job):
     """Builds, restores and trains.
 
@@ -186,10 +200,15 @@ def _train(flags, run, strategy, job):
         InputError: what is read or written cannot be, or training went wrong.
     """
     checks.require(
-        job.held_out is not None or not flags.keep_best_metric,
+        job.held_out is not None or not job.best_by,
         "keep_best_metric needs something to evaluate on",
-        f"keep_best_metric={flags.keep_best_metric}, and nothing held out",
+        f"{job.best_by and job.best_by[0]}, and nothing held out",
         do="Give --eval_input_file, or leave it out",
+    )
+    checks.require(
+        job.best_by or not flags.early_stopping_patience,
+        "early_stopping_patience needs a metric, --keep_best_metric, and something to evaluate on",
+        f"early_stopping_patience={flags.early_stopping_patience}",
     )
     clock = training_clock.TrainingClock(flags.train_hours * 3600) if flags.train_hours else None
     schedule = training_config.schedule(flags, clock)
@@ -208,7 +227,7 @@ def _train(flags, run, strategy, job):
         model,
         optimizer,
         trainer.state | bad_steps.state,
-        retention.Policy(flags.keep_checkpoint_max, flags.keep_checkpoint_every_n_hours, flags.keep_best_metric),
+        retention.Policy(flags.keep_checkpoint_max, flags.keep_checkpoint_every_n_hours, job.best_by),
         background=True,
         zero_if_absent=[*watch.state, *bad_steps.state],
         writes=chief,
@@ -217,9 +236,6 @@ def _train(flags, run, strategy, job):
     resume_step = _begin(flags, run, strategy, saved, model, optimizer)
     _say(f"{model.count_params():,} parameters, {job.about}, {strategy.num_replicas_in_sync} replicas")
     evaluation = job.held_out and job.held_out(strategy, model)
-    plan = train_loop.Plan(
-        flags.last_step, flags.log_steps, flags.eval_steps, flags.save_checkpoints_steps, flags.iterations_per_loop
-    )
 
     def make_dataset(*pipeline):
         # Parts take the place of steps, since steps are not of one size.
@@ -253,10 +269,10 @@ def _train(flags, run, strategy, job):
     stopping = stop_request.StopRequest(shared=distribution.members(strategy) is not None)
     with train_loop.closing([logs, profiled, saved]), stopping as stop, job.reading():
         _tell_of_start(logs, job, saved, resume_step)
-        step = train_loop.train(
+        step, is_over = train_loop.train(
             profiled,
             lambda: iter(distribution.distribute(strategy, make_dataset)),
-            plan,
+            _plan(flags),
             saved,
             logs,
             evaluate=evaluation and (lambda: evaluation.evaluate(stop)),
@@ -267,25 +283,40 @@ def _train(flags, run, strategy, job):
         )
     if profiled.profiled:
         _say("profile of steps {:,} to {:,}: {}".format(*profiled.profiled, profiled.folder))
-    return step, stop.signal, plan.is_over(step) or trainer.time_is_over
+    return step, stop.signal, is_over
 
 
-def _last_checkpoint(flags, run_dir, evaluates):
+def _best(run_dir, job):
+    """The `retention.Best` of a run folder by what a `Job` is judged by, or None."""
+    best = checkpoints.read_best(run_dir) if job.best_by else None
+    return best if best and best.metric == job.best_by[0] else None
+
+
+def _last_checkpoint(flags, run_dir, job):
     """The prefix of the last checkpoint of a run that is finished, or None.
 
     Args:
         flags: A `TrainingConfig`.
         run_dir: The run folder.
-        evaluates: Whether a finished run ends with an evaluation.
+        job: The `Job`.
     """
     steps = checkpoints.saved_steps(run_dir)
-    if not steps or (evaluates and not run_folder.was_evaluated(run_dir, steps[-1])):
+    if not steps or (job.held_out and not run_folder.was_evaluated(run_dir, steps[-1])):
         return None
-    prefix = checkpoints.prefix_of(run_dir, steps[-1])
-    if not (flags.train_hours or steps[-1] == flags.num_train_steps) or not checkpoints.is_whole(prefix):
+    prefix, best = checkpoints.prefix_of(run_dir, steps[-1]), _best(run_dir, job)
+    is_over = _plan(flags).is_over(steps[-1]) or _plan(flags).gives_up_at(steps[-1], best and best.step)
+    if not (flags.train_hours or is_over) or not checkpoints.is_whole(prefix):
         return None
-    is_over = not flags.train_hours or training_clock.seconds_in(prefix) >= flags.train_hours * 3600
-    return prefix if is_over else None
+    return prefix if is_over or training_clock.seconds_in(prefix) >= flags.train_hours * 3600 else None
+
+
+def _ending(flags, run_dir, job, step):
+    """What is to be said of a run that is over, beside its last step: lines."""
+    best = _best(run_dir, job)
+    lines = [f"The best by {best.metric} ({best.value:.6g}) is ckpt-{best.step}."] if best else []
+    if not _plan(flags).is_over(step) and _plan(flags).gives_up_at(step, best and best.step):
+        lines.append("It was stopped early; with a larger --early_stopping_patience the same command goes on.")
+    return lines
 
 
 def run(flags, folder, strategy, job):
@@ -307,9 +338,11 @@ def run(flags, folder, strategy, job):
         with distribution.together(strategy):
             if distribution.is_chief(strategy):
                 stack.enter_context(run_folder.lock(folder.dir))
-        last = _last_checkpoint(flags, folder.dir, job.held_out is not None)
+        last = _last_checkpoint(flags, folder.dir, job)
         if distribution.of_chief(strategy, int(last is not None)):
-            _say(f"{folder.dir} is finished: {last} is its last checkpoint.")
+            step = checkpoints.saved_steps(folder.dir)[-1]
+            first = f"{folder.dir} is finished: {last} is its last checkpoint."
+            _say("\n".join([first, *_ending(flags, folder.dir, job, step)]))
             return 0
         step, stopped_by, is_over = _train(flags, folder, strategy, job)
         distribution.everyones(strategy, 0)  # no worker ends well before the chief has saved
@@ -319,10 +352,11 @@ def run(flags, folder, strategy, job):
             _say("Another worker was asked to stop.")
             return lost_worker.STATUS
         return 128 + stopped_by if stopped_by == signal.SIGINT else 0
-    _say(f"Finished {step:,} steps: {checkpoints.prefix_of(folder.dir, step)}")
+    first = f"Finished {step:,} steps: {checkpoints.prefix_of(folder.dir, step)}"
+    _say("\n".join([first, *_ending(flags, folder.dir, job, step)]))
     return 0
 
 
-def is_finished(flags, run_dir, evaluates):
+def is_finished(flags, run_dir, job):
     """Whether a run has trained to its end; arguments as of `_last_checkpoint`."""
-    return _last_checkpoint(flags, run_dir, evaluates) is not None
+    return _last_checkpoint(flags, run_dir, job) is not None

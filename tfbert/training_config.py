@@ -11,7 +11,7 @@ MAY_CHANGE = (
     "save_checkpoints_steps",
     "keep_checkpoint_max",
     "keep_checkpoint_every_n_hours",
-    "keep_best_metric",
+    "early_stopping_patience",  # with more of it, a run that it has ended goes on
     "on_spike",  # these three matter after a bad step only
     "max_rollbacks",
     "spike_factor",
@@ -84,8 +84,11 @@ class TrainingConfig:
     keep_checkpoint_every_n_hours: float = config.field(
         0.0, "Also keeps the first checkpoint, and one for each so many hours after it; 0: none.", lower_bound=0.0
     )
-    keep_best_metric: str = config.field(
-        "", "Also keeps the checkpoint that is the best by this held-out metric, such as masked_lm_loss."
+    early_stopping_patience: int | None = config.field(
+        None,
+        "Ends the run after so many evaluations on end that were no better than the best, by the metric that the best "
+        "checkpoint is kept by.",
+        lower_bound=1,
     )
     on_spike: str = config.field(
         "rollback",
@@ -107,7 +110,6 @@ class TrainingConfig:
         "FIRST:LAST writes a profile of the steps after FIRST up to LAST to output_dir/tensorboard/profile. Calls of "
         "the graph are cut there, so that each of these steps is one; the result of the run is the same.",
     )
-    shuffle_buffer_size: int = config.field(100_000, "Records that are shuffled together.", lower_bound=1)
     strategy: str = config.field(
         "default",
         "default: one device; mirrored: all of this machine; multi_worker: several processes, as TF_CONFIG or Slurm "
@@ -159,6 +161,12 @@ class TrainingConfig:
             "several processes train by steps, since each has a clock of its own",
             f"train_hours={self.train_hours}, strategy={self.strategy}",
             do="Give --num_train_steps",
+        )
+
+        checks.require(
+            not self.early_stopping_patience or self.eval_steps != 0,
+            "early_stopping_patience counts evaluations, which come every eval_steps",
+            f"early_stopping_patience={self.early_stopping_patience}, eval_steps=0",
         )
 
     @property

@@ -1,6 +1,7 @@
 """What a model of a task says about examples: while it trains, in tfbert.evaluate and in tfbert.predict."""
 
 import os
+import sys
 from typing import NamedTuple
 
 import keras
@@ -151,7 +152,7 @@ def load(run_dir, checkpoint=None):
 
     Args:
         run_dir: The run folder.
-        checkpoint: None for the newest, a step, or a name `ckpt-N`.
+        checkpoint: As of `run_folder.checkpoint_prefix`. None says which it takes, if that is not simply the newest.
 
     Raises:
         InputError: not a run folder, no such checkpoint, a damaged one, or one of another model.
@@ -161,6 +162,12 @@ def load(run_dir, checkpoint=None):
     if the_task is None:
         return None
     prefix = run_folder.checkpoint_prefix(run_dir, checkpoint)
+    best = run_folder.best_of_task(run_dir)
+    if checkpoint is None and best:
+        newest = checkpoints.saved_steps(run_dir)[-1]
+        others = "" if newest == best.step else f"; the newest is ckpt-{newest}"
+        text = f"{run_dir}: ckpt-{best.step}, the best by {best.metric} ({best.value:.6g}){others}"
+        print(text, file=sys.stderr, flush=True)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
