@@ -28,7 +28,7 @@ import numpy as np
 
 from tfbert import checks, config, distribution, lost_worker, machine, run_folder, training, training_config
 from tfbert.convert import formats
-from tfbert.tasks import answers, batches, glue, inference, kinds, sentences, tables, trials
+from tfbert.tasks import answers, batches, fresh_heads, glue, inference, kinds, sentences, tables, trials
 from tfbert.text import tokenizer
 from tfbert.text import vocab as vocab_lib
 
@@ -44,10 +44,6 @@ MAY_CHANGE = (
     "vocab_file",
     "tfds_data_dir",
 )
-
-# Heads that weights may have and this task has no place for, or that they lack and training begins anew.
-HEADS = ("cls/*", "classifier/*", "tokens/*", "config/pooling=*")
-POOLER = ("bert/pooler/*",)  # of no use to a task that scores every wordpiece
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +165,7 @@ def complete(flags):
 
 
 def _start(flags):
-    """(EncoderConfig, vocabulary) of the weights that training begins with."""
+    """(EncoderConfig, vocabulary, `convert.sources.Source` or None) of the weights that training begins with."""
     weights = flags.init_checkpoint or flags.run_dir
     source = formats.open_source(weights) if weights else None
     if flags.vocab_file:
@@ -188,7 +184,7 @@ def _start(flags):
         "max_seq_length must be at most max_position_embeddings",
         f"max_seq_length={flags.max_seq_length}, max_position_embeddings={encoder.max_position_embeddings}",
     )
-    return encoder, vocab
+    return encoder, vocab, source
 
 
 def _digest(rows):
@@ -226,7 +222,7 @@ def _say_about(name, rows):
     print(f"{text}, {cut:,} cut to {rows.lengths.max()}" if cut else text, file=sys.stderr, flush=True)
 
 
-def _job(flags, run, the_task, rows, dev_rows, dev_examples):
+def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew):
     """The `training.Job` of fine-tuning."""
     # Parts of a step are stacked, and a TPU compiles each shape for minutes: one length for all then.
     one_length = flags.gradient_accumulation_steps > 1 or flags.strategy == "tpu"
@@ -250,6 +246,7 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples):
         hparams=run.config["finetune"],
         max_seq_length=flags.max_seq_length,
         best_by=the_task.best_metric if dev_rows else None,
+        begins_anew=begins_anew,
     )
 
 
@@ -339,7 +336,7 @@ def _run_one(flags, strategy):
     """`run_one` under its strategy."""
     with distribution.together(strategy):
         training.check_batches(flags, strategy)
-        encoder, vocab = _start(flags)
+        encoder, vocab, source = _start(flags)
         the_task, examples = _read(flags)
         tokens = tokenizer.Tokenizer(vocab)
         rows = the_task.featurize(examples.train, tokens, flags.max_seq_length, True)
@@ -347,6 +344,7 @@ def _run_one(flags, strategy):
         dev_rows = the_task.featurize(examples.dev, tokens, flags.max_seq_length, False) if examples.dev else None
         if dev_rows:
             _say_about("held out", dev_rows)
+        begins_anew = fresh_heads.begins_anew(source, the_task)
     about = {
         "finetune": config.to_dict(flags),
         "task": the_task.about,
@@ -366,9 +364,9 @@ def _run_one(flags, strategy):
         flags,
         init_checkpoint=flags.init_checkpoint or flags.run_dir,
         run_dir="",
-        allow_missing=(*flags.allow_missing, *HEADS, *(POOLER if the_task.per_token else ())),
+        allow_missing=(*flags.allow_missing, *fresh_heads.may_lack(the_task)),
     )
-    job = _job(flags, folder, the_task, rows, dev_rows, examples.dev)
+    job = _job(flags, folder, the_task, rows, dev_rows, examples.dev, begins_anew)
     status = training.run(begin_with, folder, strategy, job)
     with distribution.together(strategy):
         if distribution.is_chief(strategy) and training.is_finished(flags, folder.dir, job):

@@ -1,5 +1,7 @@
 """What a run begins with: weights of any format, and the state of another run's optimizer."""
 
+import types
+
 from tfbert import checkpoints, checks, run_folder
 from tfbert.convert import assign, formats
 
@@ -10,7 +12,7 @@ UNSEEN = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 _ITERATIONS = checkpoints.OPTIMIZER + "iteration"
 
 
-def take(path, allow_missing, model, run):
+def take(path, allow_missing, model, run, begins_anew=types.MappingProxyType({})):
     """Assigns the weights of any format.
 
     Args:
@@ -18,6 +20,7 @@ def take(path, allow_missing, model, run):
         allow_missing: Globs of names that may be missing there, or be there and not be used.
         model: A built Keras model of `tfbert.heads`.
         run: The `RunFolder` that begins.
+        begins_anew: {glob of names of the model's variables that keep what they have, whatever is there: why}.
 
     Returns:
         What came from where, as text for people.
@@ -30,8 +33,8 @@ def take(path, allow_missing, model, run):
     # What shapes do not show, and the weights were trained with.
     differing = [n for n in UNSEEN if getattr(source.encoder, n) != getattr(run.encoder, n)]
     unlike = {**source.unlike, **{name: getattr(source.encoder, name) for name in differing}}
-    account = assign.load(source._replace(unlike=unlike), model, allow_missing).text()
-    return "\n".join([*about, account])
+    account = assign.load(source._replace(unlike=unlike), model, allow_missing, begins_anew).text()
+    return "\n".join([*about, account, *begins_anew.values()])
 
 
 def _check_vocab(source, vocab):

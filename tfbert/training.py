@@ -61,6 +61,7 @@ class Job:
         max_seq_length: Tokens in a row.
         skipped: Text about each damaged record that is left out.
         best_by: (held-out metric, "max" or "min"), by which the best checkpoint is kept too; None: it is not.
+        begins_anew: {glob of names of variables that begin with fresh weights, whatever init_checkpoint has: why}.
     """
 
     build_model: Callable
@@ -73,6 +74,7 @@ class Job:
     max_seq_length: int
     skipped: tuple = ()
     best_by: tuple[str, str] | None = None
+    begins_anew: dict = dataclasses.field(default_factory=dict)
 
 
 def check_batches(flags, strategy):
@@ -137,12 +139,12 @@ def open_folder(flags, strategy, *made_of, may_change, defaults):
     return folder
 
 
-def _begin(flags, run, strategy, saved, model, optimizer):
+def _begin(flags, run, strategy, job, saved, model, optimizer):
     """Restores the newest checkpoint and returns its step; None for a run that is new, which gets its weights."""
     resume_step = saved.restore_latest()
     with distribution.together(strategy):
         if resume_step is None and flags.init_checkpoint:
-            _say(initial_weights.take(flags.init_checkpoint, flags.allow_missing, model, run))
+            _say(initial_weights.take(flags.init_checkpoint, flags.allow_missing, model, run, job.begins_anew))
             if flags.keep_optimizer:
                 _say(initial_weights.take_optimizer(flags.init_checkpoint, model, optimizer))
     if distribution.members(strategy):
@@ -233,7 +235,7 @@ def _train(flags, run, strategy, job):
         writes=chief,
         of_chief=functools.partial(distribution.of_chief, strategy),
     )
-    resume_step = _begin(flags, run, strategy, saved, model, optimizer)
+    resume_step = _begin(flags, run, strategy, job, saved, model, optimizer)
     _say(f"{model.count_params():,} parameters, {job.about}, {strategy.num_replicas_in_sync} replicas")
     evaluation = job.held_out and job.held_out(strategy, model)
 

@@ -1,5 +1,6 @@
 """Finds the tensor of each variable in a source, and gives them to a model one at a time."""
 
+import fnmatch
 import re
 import zlib
 
@@ -15,8 +16,8 @@ MOST_LINES = 20  # of an error that lists shapes
 class _Matching:
     """One source against the variables that are wanted: {our name: shape}."""
 
-    def __init__(self, source, wanted):
-        self.source, self.wanted = source, wanted
+    def __init__(self, source, wanted, begins_anew=()):
+        self.source, self.wanted, self.begins_anew = source, wanted, begins_anew
         self.places = names.places(source.layout, source.encoder, source.groups)
         self.account = Account(f"from {source.layout} {source.where}: {len(source.tensors)} tensors")
         pattern, why = spellings.UNUSED.get(spellings.column(source.layout), (r"^$", ""))
@@ -77,7 +78,7 @@ class _Matching:
         wrong = []
         heads = self.source.encoder.num_attention_heads
         for ours, shape in self.wanted.items():
-            place = self.places.get(ours)
+            place = None if any(fnmatch.fnmatchcase(ours, g) for g in self.begins_anew) else self.places.get(ours)
             theirs = place and self.spelt.get(place.theirs)
             if theirs is None:
                 self._without(ours, shape)
@@ -118,7 +119,7 @@ class _Matching:
         return sources.Tensor(tuple(shape), "float32", read)
 
 
-def match(source, wanted, allow_missing=(), unlike=()):
+def match(source, wanted, allow_missing=(), unlike=(), begins_anew=()):
     """Finds the tensors of a source for variables; reads only the tensors that repeat others, to compare them.
 
     Args:
@@ -126,6 +127,7 @@ def match(source, wanted, allow_missing=(), unlike=()):
         wanted: {our name: shape}.
         allow_missing: Globs of our names that the source may lack and of the source's names that may be left.
         unlike: What else the source has and there is no place for: "config/hidden_act=gelu_erf".
+        begins_anew: Globs of our names that nothing is taken for: missing, and left over if the source has them.
 
     Returns:
         ({our name: `sources.Tensor` in our shape}, `Account`). Names that are missing are in the account only.
@@ -134,7 +136,7 @@ def match(source, wanted, allow_missing=(), unlike=()):
         InputError: something is left over or missing that `allow_missing` does not name, a shape differs, or a
             tensor that must repeat another does not.
     """
-    matching = _Matching(source, wanted)
+    matching = _Matching(source, wanted, begins_anew)
     matching.garden_pooler()
     matching.copies()
     matching.table()
@@ -143,13 +145,14 @@ def match(source, wanted, allow_missing=(), unlike=()):
     return matching.tensors, matching.account
 
 
-def load(source, model, allow_missing=()):
+def load(source, model, allow_missing=(), begins_anew=()):
     """Assigns a model's variables from a source, one tensor at a time.
 
     Args:
         source: A `sources.Source`.
         model: A built Keras model of `tfbert.heads`.
         allow_missing: As in `match`; a variable that is missing keeps the value that it has.
+        begins_anew: As in `match`; such a variable too.
 
     Returns:
         The `Account`.
@@ -159,7 +162,7 @@ def load(source, model, allow_missing=()):
     """
     variables = checkpoints.model_variables(model)
     wanted = {name: tuple(v.shape) for name, v in variables.items()}
-    tensors, account = match(source, wanted, allow_missing)
+    tensors, account = match(source, wanted, allow_missing, begins_anew=begins_anew)
     for name, tensor in tensors.items():
         variables[name].assign(tensor.read())
     return account
