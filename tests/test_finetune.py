@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,27 +19,21 @@ from tfbert import checkpoints, checks, evaluate, finetune, predict
 from tfbert.convert import formats
 from tfbert.tasks import batches
 
+STEPS = 40  # of `finished`
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
+    keras.utils.set_random_seed(1)  # of the weights to begin with
     return tiny_task.make(tmp_path_factory.mktemp("task"))
-
-
-@pytest.fixture(autouse=True)
-def short_lengths(monkeypatch):
-    """Several lengths of batches for texts as short as these."""
-    monkeypatch.setattr(batches, "LENGTHS", (7, 10))
 
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """(flags, run folder) of an uninterrupted run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "LENGTHS", (7, 10))
-        flags = tiny_task.flags(
-            data, tmp_path_factory.mktemp("finished") / "run", test_file=str(data / "dev.tsv"), num_train_epochs=8.0
-        )
-        assert finetune.run(flags) == 0
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    flags = tiny_task.flags(data, folder, test_file=str(data / "dev.tsv"), num_train_epochs=6.5)
+    assert finetune.run(flags) == 0
     return flags, flags.output_dir
 
 
@@ -77,7 +72,7 @@ def probabilities_in(folder):
 class TestFinished:
     def test_learns(self, finished):
         held_out = [row for row in metrics_of(finished[1]) if row["split"] == "held_out"]
-        assert [row["step"] for row in held_out] == [*range(0, 49, 6), 49]
+        assert [row["step"] for row in held_out] == [*range(0, STEPS, 6), STEPS]
         assert set(held_out[0]) == {"step", "split", "loss", "classification_loss"} | {
             "accuracy",
             "f1",
@@ -86,12 +81,26 @@ class TestFinished:
         }
         assert held_out[-1]["accuracy"] >= 0.9 and held_out[-1]["loss"] < held_out[0]["loss"]
 
+    def test_results_are_those_of_the_best_checkpoint(self, finished, data, capsys):
+        """Of the first of the best, which is not the newest here; any other can be asked for."""
+        held_out = [row for row in metrics_of(finished[1]) if row["split"] == "held_out" and row["step"]]
+        best = max(held_out, key=lambda row: row["accuracy"])
+        assert checkpoints.read_best(finished[1]).step == best["step"] < STEPS
+        results = results_of(finished[1])
+        assert results["global_step"] == best["step"]
+        for name, value in best.items():
+            if name not in ("step", "split"):
+                assert results[f"eval_{name}"] == pytest.approx(value, rel=1e-4, abs=1e-6)
+        dev = (str(data / "dev.tsv"),)
+        last = evaluate.run(evaluate.EvaluateConfig(finished[1], dev, checkpoint=f"ckpt-{STEPS}"))
+        assert last["step"] == STEPS and last["loss"] == pytest.approx(held_out[-1]["loss"], rel=1e-4)
+        assert "the best by" not in capsys.readouterr().err
+        assert evaluate.run(evaluate.EvaluateConfig(finished[1], dev))["step"] == best["step"]
+        told = f"ckpt-{best['step']}, the best by accuracy ({best['accuracy']:.6g}); the newest is ckpt-{STEPS}"
+        assert told in capsys.readouterr().err
+
     def test_files_have_the_known_form(self, finished, data):
         results = results_of(finished[1])
-        assert results["global_step"] == 49
-        last = metrics_of(finished[1])[-1]
-        assert results["eval_accuracy"] == pytest.approx(last["accuracy"], abs=1e-6)
-        assert results["eval_loss"] == pytest.approx(last["loss"], rel=1e-4)
         probabilities = probabilities_in(finished[1])
         assert probabilities.shape == (tiny_task.DEV, 2)
         np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
@@ -104,7 +113,7 @@ class TestFinished:
     def test_evaluate_and_predict_need_the_run_folder_alone(self, finished, data, tmp_path, capsys):
         dev = str(data / "dev.tsv")
         scores = evaluate.run(evaluate.EvaluateConfig(finished[1], (dev,), output_dir=str(tmp_path / "scores")))
-        assert scores["examples"] == tiny_task.DEV and scores["step"] == 49
+        assert scores["examples"] == tiny_task.DEV
         assert results_of(tmp_path / "scores") == pytest.approx(results_of(finished[1]), rel=1e-4)
         cfg = predict.PredictConfig(finished[1], input_file=dev, output_dir=str(tmp_path / "test"))
         predict.run(cfg, [])
@@ -153,7 +162,24 @@ class TestFinished:
         flags = tiny_task.flags(data, tmp_path, run_dir=finished[1], num_train_steps=1, learning_rate=0.0)
         finetune.run(flags)
         first = metrics_of(str(tmp_path))[0]
-        assert first["accuracy"] == pytest.approx(results_of(finished[1])["eval_accuracy"], abs=1e-6)
+        assert first["loss"] == pytest.approx(results_of(finished[1])["eval_loss"], rel=1e-4)
+        assert "begins anew" not in capsys.readouterr().err
+
+    def test_begins_with_a_new_head_for_other_labels(self, finished, data, tmp_path, capsys):
+        """With a third label all of the encoder is taken, and nothing of the head."""
+        rows = [*tiny_task.examples(1, 12), ("the", "filler"), ("of", "filler")]
+        train = tiny_task.write(tmp_path / "train.tsv", rows)
+        more = {"train_file": train, "num_train_steps": 1, "learning_rate": 0.0, "weight_decay": 0.0, "eval_steps": 0}
+        flags = tiny_task.flags(data, tmp_path / "run", run_dir=finished[1], **more)
+        assert finetune.run(flags) == 0
+        [told] = [line for line in capsys.readouterr().err.splitlines() if "begins anew" in line]
+        best = checkpoints.prefix_of(finished[1], checkpoints.read_best(finished[1]).step)
+        ours = "this task of classify, 3 labels (animal, filler, thing)"
+        assert told == f"the head begins anew: that of {best} is of classify, 2 labels (animal, thing), and {ours}"
+        before, after = tf.train.load_checkpoint(best), weights_of(flags.output_dir, 1)
+        taken = [name for name in after if name.startswith("bert/")]
+        assert taken and all(np.array_equal(after[name], before.get_tensor(name)) for name in taken)
+        assert after["classifier/output_weights"].shape[0] == 3 and after["classifier/output_weights"].any()
 
 
 def run_until(flags, step):
@@ -176,108 +202,79 @@ def run_until(flags, step):
 
 @pytest.mark.slow
 class TestResume:
-    @pytest.mark.parametrize("by_length", [False, True])
-    def test_stopped_and_resumed_is_the_same_to_the_bit(self, data, tmp_path, by_length, monkeypatch):
-        monkeypatch.setattr(batches, "POOL", 5)  # so that the stop at step 8 falls inside of a pool
-        whole = tiny_task.flags(data, tmp_path / "whole", bucket_by_length=by_length)
+    def test_stopped_and_resumed_is_the_same_to_the_bit(self, data, tmp_path, monkeypatch):
+        """Where the order is the hardest to find again: in the midst of a pool of rows that lie by their lengths."""
+        monkeypatch.setattr(batches, "POOL", 5)
+        monkeypatch.setattr(batches, "LENGTHS", (9,))
+        whole = tiny_task.flags(data, tmp_path / "whole", bucket_by_length=True, num_train_steps=13)
         assert finetune.run(whole) == 0
         stopped = dataclasses.replace(whole, output_dir=str(tmp_path / "stopped"))
         run_until(stopped, 8)
         assert finetune.run(stopped) == 0
-        assert_same_to_the_bit(stopped.output_dir, whole.output_dir, 18)
+        assert_same_to_the_bit(stopped.output_dir, whole.output_dir, 13)
         assert results_of(stopped.output_dir) == results_of(whole.output_dir)
 
-    def test_killed_and_resumed_as_a_process(self, data, tmp_path):
-        def start(folder, log):
-            flags = tiny_task.flags(data, folder, num_train_epochs=40.0, save_checkpoints_steps=7, eval_steps=100)
-            given = {k: v for k, v in dataclasses.asdict(flags).items() if v not in (None, "", ())}
-            words = [f"--{name}={value}" for name, value in given.items()]
-            return subprocess.Popen([sys.executable, "-m", "tfbert.finetune", *words], stderr=log, stdout=log)
-
+    def test_killed_as_a_process_and_resumed(self, finished, tmp_path):
+        flags = dataclasses.replace(finished[0], output_dir=str(tmp_path / "killed"))
+        given = {k: v for k, v in dataclasses.asdict(flags).items() if v not in (None, "", ())}
+        words = [f"--{name}={value}" for name, value in given.items()]
         with open(tmp_path / "log", "w") as log:
-            whole = start(tmp_path / "whole", log)
-            killed = start(tmp_path / "killed", log)
-            deadline = time.monotonic() + 180
-            while not checkpoints.saved_steps(str(tmp_path / "killed")):
-                assert killed.poll() is None and time.monotonic() < deadline
-                time.sleep(0.002)
-            killed.send_signal(signal.SIGKILL)
-            assert killed.wait() == -signal.SIGKILL
-            assert start(tmp_path / "killed", log).wait() == 0
-            assert whole.wait() == 0
-        assert_same_to_the_bit(str(tmp_path / "killed"), str(tmp_path / "whole"), 244)
-
-
-@pytest.mark.slow
-class TestOtherWays:
-    """The same batches cut in other ways give the same run, up to the rounding of sums."""
-
-    def flags(self, data, folder, **overrides):
-        no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_train_steps": 7}
-        return tiny_task.flags(data, folder, **no_dropout, learning_rate=1e-3, **overrides)
-
-    @pytest.fixture(scope="class")
-    def plain(self, data, tmp_path_factory):
-        flags = self.flags(data, tmp_path_factory.mktemp("plain"))
-        finetune.run(flags)
-        return flags.output_dir
-
-    @pytest.mark.parametrize(
-        "overrides",
-        [{"strategy": "mirrored"}, {"gradient_accumulation_steps": 2}, {"rematerialize": True}],
-        ids=["two devices", "accumulation", "rematerialize"],
-    )
-    def test_same_run(self, plain, data, tmp_path, overrides):
-        flags = self.flags(data, tmp_path, **overrides)
-        finetune.run(flags)
-        for a, b in zip(metrics_of(flags.output_dir), metrics_of(plain), strict=True):
-            assert a.pop("split") == b.pop("split")
-            a.pop("padding_share", None), b.pop("padding_share", None)  # accumulation fills all up to one length
-            assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
-        a, b = weights_of(flags.output_dir, 7), weights_of(plain, 7)
-        for name in a:
-            if name != "loop/sums":
-                np.testing.assert_allclose(a[name], b[name], rtol=1e-2, atol=1e-4, err_msg=name)
-        assert results_of(flags.output_dir) == pytest.approx(results_of(plain), rel=1e-4)
-
-    def test_bfloat16(self, plain, data, tmp_path):
-        flags = self.flags(data, tmp_path, mixed_precision="bfloat16")
-        finetune.run(flags)
-        a, b = metrics_of(flags.output_dir), metrics_of(plain)
-        assert [r["loss"] for r in a] == pytest.approx([r["loss"] for r in b], rel=0.05)
-
-
-@pytest.mark.slow
-class TestRegression:
-    def test_pairs_with_scores(self, data, tmp_path):
-        rows = [
-            (a, b, 5.0 * (la == lb)) for (a, la), (b, lb) in zip(tiny_task.examples(4, 40), tiny_task.examples(5, 40))
-        ]
-        header = ("sentence1", "sentence2", "score")
-        train = tiny_task.write(tmp_path / "train.tsv", rows, header)
-        test = tiny_task.write(tmp_path / "test.tsv", [row[:2] for row in rows[:9]], header[:2])
-        flags = tiny_task.flags(
-            data,
-            tmp_path / "run",
-            task="",
-            task_name="sts-b",
-            train_file=train,
-            dev_file=train,
-            test_file=test,
-            max_seq_length=21,
-            num_train_epochs=15.0,
-        )
+            killed = subprocess.Popen([sys.executable, "-m", "tfbert.finetune", *words], stderr=log, stdout=log)
+        deadline = time.monotonic() + 480
+        while not any(checkpoints.saved_steps(flags.output_dir)):
+            assert killed.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.002)
+        killed.send_signal(signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
         assert finetune.run(flags) == 0
-        rows = metrics_of(flags.output_dir)
-        assert rows[-1]["pearson"] > 0.3 and rows[-1]["loss"] < rows[0]["loss"]
-        assert {"loss", "regression_loss", "pearson", "spearman"} <= set(rows[-1])
-        assert len(lines_of(flags.output_dir, "test_results.tsv")) == 9
-        header, *rows = lines_of(flags.output_dir, "test_predictions.tsv")
-        assert header == "index\tprediction" and len(rows) == 9
-        answers = predict.run(predict.PredictConfig(flags.output_dir), ["the fox"], ["the dog"])
-        assert isinstance(answers[0].label, float)
-        with pytest.raises(checks.InputError, match="as many --text_pair as --text; got 1 texts, 0 second texts"):
-            predict.run(predict.PredictConfig(flags.output_dir), ["the fox"])
+        assert_same_to_the_bit(flags.output_dir, finished[1], STEPS)
+        assert results_of(flags.output_dir) == results_of(finished[1])
+
+    def test_stopped_early_it_goes_on_with_more_patience(self, finished, tmp_path, capsys):
+        flags = dataclasses.replace(finished[0], output_dir=str(tmp_path), early_stopping_patience=1)
+        assert finetune.run(flags) == 0
+        best, ended = checkpoints.read_best(flags.output_dir), checkpoints.saved_steps(flags.output_dir)[-1]
+        accuracies = {r["step"]: r["accuracy"] for r in metrics_of(finished[1]) if r["split"] == "held_out"}
+        worse = [step for step in accuracies if step > 6 and accuracies[step] <= accuracies[step - 6]]
+        assert ended == worse[0] < STEPS and best.step == ended - 6 == results_of(flags.output_dir)["global_step"]
+        told = capsys.readouterr().err
+        text = f"none of 1 evaluations on end was better than that of step {best.step}"
+        assert f"early_stop at step {ended}: {text}" in told
+        again = f"is finished: {checkpoints.prefix_of(flags.output_dir, ended)} is its last checkpoint."
+        assert again not in told and finetune.run(flags) == 0
+        told = capsys.readouterr().err
+        assert again in told and "with a larger --early_stopping_patience the same command goes on" in told
+        assert finetune.run(dataclasses.replace(flags, early_stopping_patience=None)) == 0
+        assert_same_to_the_bit(flags.output_dir, finished[1], STEPS)
+        assert results_of(flags.output_dir) == results_of(finished[1])
+
+
+@pytest.fixture(scope="module")
+def pairs(data, tmp_path_factory):
+    """A run folder that scores pairs, as STS-B has them."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = [(a, b, 5.0 * (la == lb)) for (a, la), (b, lb) in zip(tiny_task.examples(4, 40), tiny_task.examples(5, 40))]
+    header = ("sentence1", "sentence2", "score")
+    train = tiny_task.write(folder / "train.tsv", rows, header)
+    files = {"train_file": train, "dev_file": train}
+    files["test_file"] = tiny_task.write(folder / "test.tsv", [row[:2] for row in rows[:9]], header[:2])
+    more = {"task": "", "task_name": "sts-b", "max_seq_length": 21, "num_train_steps": 60, "eval_steps": 30}
+    assert finetune.run(tiny_task.flags(data, folder / "run", **more, **files)) == 0
+    return str(folder / "run")
+
+
+@pytest.mark.slow
+def test_pairs_with_scores(pairs):
+    rows = metrics_of(pairs)
+    assert rows[-1]["pearson"] > 0.3 and rows[-1]["loss"] < rows[0]["loss"]
+    assert {"loss", "regression_loss", "pearson", "spearman"} <= set(rows[-1])
+    assert len(lines_of(pairs, "test_results.tsv")) == 9
+    header, *rows = lines_of(pairs, "test_predictions.tsv")
+    assert header == "index\tprediction" and len(rows) == 9
+    answers = predict.run(predict.PredictConfig(pairs), ["the fox"], ["the dog"])
+    assert isinstance(answers[0].label, float)
+    with pytest.raises(checks.InputError, match="as many --text_pair as --text; got 1 texts, 0 second texts"):
+        predict.run(predict.PredictConfig(pairs), ["the fox"])
 
 
 class TestErrors:
@@ -298,7 +295,10 @@ class TestErrors:
             ("data comes from one place", {"tfds": "glue/mrpc", "data_dir": "x"}),
             ("--data_dir needs --task_name", {"data_dir": "x"}),
             ("with bucket_by_length a step is one part", {"bucket_by_length": True, "gradient_accumulation_steps": 2}),
-            ("fine-tuning runs in one process", {"strategy": "multi_worker"}),
+            ("best_metric needs --dev_file", {"dev_file": "", "best_metric": "loss"}),
+            ("early_stopping_patience needs --dev_file", {"dev_file": "", "early_stopping_patience": 2}),
+            ("early_stopping_patience counts evaluations", {"eval_steps": 0, "early_stopping_patience": 2}),
+            ("a table must be a file that can be read", {"test_file": "/no/such.tsv"}),
             ("max_position_embeddings=23", {"max_seq_length": 24}),
             ("best_metric must be one of accuracy", {"best_metric": "bleu"}),
             ("multiples of the number of replicas", {"strategy": "mirrored", "train_batch_size": 5}),
@@ -307,6 +307,10 @@ class TestErrors:
         ):
             self.refused(match, data, tmp_path / "run", **overrides)
         assert not os.path.exists(tmp_path / "run")
+
+    def test_flags_of_pre_training_alone_are_not_known(self):
+        known = {field.name for field in dataclasses.fields(finetune.FinetuneConfig)}
+        assert not known & {"keep_best_metric", "shuffle_buffer_size", "max_eval_steps", "input_file"}
 
     def test_labels(self, data, tmp_path):
         one = tiny_task.write(tmp_path / "one.tsv", [("the fox", "animal"), ("a list", "animal")])
@@ -329,17 +333,6 @@ class TestErrors:
 @pytest.mark.slow
 class TestExports:
     """Raw strings in, labels with probabilities out, as the run folder says."""
-
-    @pytest.fixture(scope="class")
-    def pairs(self, data, tmp_path_factory):
-        """A run folder that scores pairs."""
-        folder = tmp_path_factory.mktemp("pairs")
-        rows = [(a, b, float(i % 3)) for i, ((a, _), (b, _)) in enumerate(zip(*[tiny_task.examples(4, 12)] * 2))]
-        train = tiny_task.write(folder / "train.tsv", rows, ("text", "other", "label"))
-        more = {"task": "regress", "train_file": train, "dev_file": "", "text_pair_column": "other"}
-        flags = tiny_task.flags(data, folder / "run", num_train_steps=2, max_seq_length=17, **more)
-        finetune.run(flags)
-        return flags.output_dir
 
     def test_saved_model(self, finished, pairs, tmp_path, capsys):
         path = saved_model.run(saved_model.SavedModelConfig(finished[1], str(tmp_path / "labels")))

@@ -70,6 +70,9 @@ class TestOrder:
         shared = parts(rows, 12, 2, by_length, pipelines=pipelines, replicas=replicas)
         assert [rows_of(p) for p in shared] == [rows_of(p) for p in whole]
         assert {len(batch["labels"]) for p in shared for batch in p} == {G // pipelines // replicas}
+        # As long as it is in one process: dropout's masks go by the shape.
+        longest = [[batch["input_ids"].shape[1] for batch in p] for p in whole]
+        assert [{batch["input_ids"].shape[1] for batch in p} for p in shared] == [set(n) for n in longest]
 
 
 def check_filled(batch, rows):
