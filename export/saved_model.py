@@ -38,7 +38,7 @@ import time
 
 import tensorflow as tf
 
-from export import loaders, parity, serving, tasks
+from export import audit, loaders, parity, serving, tasks
 from tfbert import checks, config, fill_mask
 from tfbert.tasks import inference
 from tfbert.text import vocab as vocab_lib
@@ -59,9 +59,11 @@ class SavedModelConfig:
         None, "Longest text in wordpieces; what the run was trained on by default.", lower_bound=3
     )
     model_name: str = config.field("bert", "The name under which it will be served, for the warm-up requests.")
+    serving_version: str = config.field("", "Release of TensorFlow Serving that must know every op, as 2.13.")
 
     def __post_init__(self):
         config.check_bounds(self)
+        audit.release(self.serving_version)
 
 
 class Served(tf.Module):
@@ -173,6 +175,7 @@ def run(cfg):
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=cfg.output_dir) as aside:
             folder = os.path.join(aside, "model")
             comparisons = write(folder)
+            since = audit.require_loads(folder, cfg.serving_version)
             version = os.path.join(cfg.output_dir, str(next_version(cfg.output_dir)))
             os.rename(folder, version)
     except OSError as e:
@@ -182,7 +185,8 @@ def run(cfg):
     largest = max(s.get(name, 0.0) for c in comparisons.values() for s in c.values() for name in named)
     print(
         f"SavedModel of step {step}: {version} ({time.monotonic() - started:.0f} s). "
-        f"Reloaded through {' and '.join(comparisons)}: log-probabilities (or scores) differ by {largest:.1e} at most."
+        f"Reloaded through {' and '.join(comparisons)}: log-probabilities (or scores) differ by {largest:.1e} at most. "
+        f"TensorFlow Serving has its ops since {since}."
     )
     return version
 
