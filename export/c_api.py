@@ -6,9 +6,13 @@ Python's objects. Run as a script it answers one job, so that the process holds 
 file, NumPy and the shared libraries: see `export.loaders`. It must therefore import nothing of ours.
 """
 
+import sys
+
+if __name__ == "__main__":
+    del sys.path[0]  # this folder: its inspect.py is not the one that NumPy imports
+
 import ctypes
 import pickle
-import sys
 
 import numpy as np
 
