@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbert import checks, config, heads, trainer
-from tfbert.tasks import in_graph, pieces, spans, squad_files, squad_metrics, task, windows
+from tfbert.tasks import answer_views, in_graph, pieces, spans, squad_files, squad_metrics, task, windows
 
 KIND = "answer"
 METRICS = ("exact_match", "f1"), ("exact", "f1", "best_exact", "best_f1")  # of SQuAD 1.1 and 2.0
@@ -85,6 +85,7 @@ def make(settings):
         score=lambda answers, questions: score(settings, answers, questions),
         best_metric=(best, "min" if best == "loss" else "max"),
         write=lambda *arguments: write(settings, *arguments),
+        view=lambda *arguments: answer_views.of(settings.version_2_with_negative, *arguments),
         of_texts=of_texts,
         show=show,
         serve=lambda model, vocab, *limits: in_graph.AnswerText(model, vocab, settings, *limits),

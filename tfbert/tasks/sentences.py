@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from tfbert import checks, config, heads
-from tfbert.tasks import glue, pieces, sentence_files, served_sentences, tables, targets, task
+from tfbert.tasks import glue, pieces, sentence_files, sentence_views, served_sentences, tables, targets, task
 from tfbert.tasks.sentence_files import CLASSIFY, REGRESS, Settings, read
 from tfbert.tasks.served_sentences import pack
 
@@ -165,6 +165,7 @@ def make(settings):
         score=lambda predictions, examples: target.score(predictions, [e.label for e in examples]),
         best_metric=(best, "min" if best == "loss" else "max"),
         write=write,
+        view=lambda predictions, examples: sentence_views.of(settings, predictions, examples),
         of_texts=lambda texts, pairs: of_texts(settings, texts, pairs),
         show=show,
         serve=lambda *arguments: served_sentences.ServedSentences(settings, *arguments),

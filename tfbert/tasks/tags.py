@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbert import checks, config, heads, trainer
-from tfbert.tasks import conll_files, entity_metrics, in_graph, lines, pieces, task, windows
+from tfbert.tasks import conll_files, entity_metrics, in_graph, lines, pieces, tag_views, task, windows
 
 KIND = "tag"
 
@@ -42,10 +42,12 @@ class Tags(NamedTuple):
     Attributes:
         tags: One a word. Those of entities are repaired: see `entity_metrics.repair`.
         probabilities: float64 [words], of each word's likeliest tag before any repair.
+        losses: float64 [words], how unlikely each right tag is, in nats; None if the tags are not known.
     """
 
     tags: tuple
     probabilities: np.ndarray
+    losses: np.ndarray | None = None
 
 
 def in_order(labels):
@@ -108,6 +110,7 @@ def make(settings):
         score=lambda tags, sentences: score(settings, tags, sentences),
         best_metric=(best, "min" if best == "loss" else "max"),
         write=write,
+        view=lambda tags, sentences: tag_views.of(settings.labels, tags, sentences),
         of_texts=of_texts,
         show=show,
         serve=lambda model, vocab, length, top_k: in_graph.TagText(model, vocab, settings.labels, length),
@@ -212,11 +215,17 @@ def decode(settings, logits, rows, sentences):
     likeliest = scores.argmax(-1)
     powers = np.exp(scores - scores.max(-1, keepdims=True))
     probabilities = 1.0 / powers.sum(-1)
+    number = {label: i for i, label in enumerate(settings.labels)}
     entities, found, first = entity_metrics.are_entities(settings.labels), [], 0
     for sentence in sentences:
         mine = slice(first, first + len(sentence.words))
         tags = tuple(settings.labels[i] for i in likeliest[mine])
-        found.append(Tags(entity_metrics.repair(tags, settings.labels) if entities else tags, probabilities[mine]))
+        losses = None
+        if sentence.label is not None:
+            right = scores[mine][np.arange(len(tags)), [number[tag] for tag in sentence.label]]
+            losses = scores[mine].max(-1) - right - np.log(probabilities[mine])
+        repaired = entity_metrics.repair(tags, settings.labels) if entities else tags
+        found.append(Tags(repaired, probabilities[mine], losses))
         first = mine.stop
     return found
 

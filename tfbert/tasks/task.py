@@ -76,6 +76,7 @@ class Task:
             "eval" or "test". The scores (eval_results.txt) are not among them: the program writes those.
         of_texts: (texts, second texts or None) -> examples without labels, of what a person typed; None if the task has
             no such thing.
+        view: (predictions, examples with labels) -> a `views.View`: what people look at, such as worst examples.
         show: (prediction, example) -> text of a line or several, for a person at a terminal; goes with `of_texts`.
         serve: (model, vocab, max_seq_length, top_k) -> what exports save: a tf.Module with `inputs` (names of tensors,
             string [B]), `signature()` (a tf.function of them), `top_k` and `max_seq_length`; None if there is none.
@@ -93,6 +94,7 @@ class Task:
     score: Callable
     best_metric: tuple[str, str]
     write: Callable
+    view: Callable
     of_texts: Callable | None = None
     show: Callable | None = None
     serve: Callable | None = None
