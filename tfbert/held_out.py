@@ -104,6 +104,9 @@ class HeldOut:
         first = next(self._plain_dataset.as_numpy_iterator())
         return {name: value[: min(count, self.instances)] for name, value in first.items()}
 
+    def view(self):
+        """None: this is no task with answers of its own to look at."""
+
     def evaluate(self, stop=None):
         """{name: value}: "loss", loss and accuracy of each task, and `masked_lm_unigram_accuracy`.
 

@@ -17,6 +17,11 @@ WINDOW = 50
 # The first report holds the tracing and compiling of the step; speed is read from it only if it took so many
 # seconds that this is a small part.
 LONG_FIRST_LAP = 120
+# Scores of tasks from 0 to 1 or, of questions, in percent; the most telling first. Correlations begin at -1.
+SCORES = (
+    *("f1", "exact_match", "exact", "micro_f1", "macro_f1", "matthews", "pearson", "spearman", "precision", "recall"),
+    *("HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1"),
+)
 BAR = 24  # characters of a `WorkLine`'s bar
 
 
@@ -33,6 +38,8 @@ class Watched:
         model: If given, each held-out report also brings histograms of its weights.
         guess_features: If given, features of a handful of held-out records: each held-out report also
             brings what the model guesses on them, and how its attention is spread there.
+        view: If given, () -> a `views.View` of what the last evaluation answered to the task's examples, or None: it is
+            shown with each held-out report.
         vocab: The run's `Vocab`; goes with `guess_features` and `wordpiece_counts`.
         wordpiece_counts: If given, int [up to V], how frequent each wordpiece is: each held-out report also brings
             the word embeddings for the projector.
@@ -48,6 +55,7 @@ class Watched:
     hparams: dict | None = None
     model: typing.Any = None
     guess_features: dict | None = None
+    view: Callable | None = None
     vocab: typing.Any = None
     wordpiece_counts: typing.Any = None
     max_seq_length: int | None = None
@@ -180,11 +188,14 @@ def _fitting(parts, width):
 
 
 def _quality(metrics):
-    """The parts of the four metrics; a metric that was not reported has no part."""
+    """The parts of losses, accuracies and scores; a metric that was not reported has no part."""
     rows = [
         (8, "loss", "loss {:.3f}"),
         (7, "masked_lm_accuracy", "MLM {}"),
         (6, "next_sentence_accuracy", "NSP {}"),
+        *((6.9, name, name.replace("_", " ") + " {}") for name in ("accuracy", "tag_accuracy", "span_accuracy")),
+        # Scores keep the numbers of their papers: from 0 to 1, or percent for SQuAD's.
+        *((6.8 - i / 100, name, name.replace("_", " ") + " {:.4g}") for i, name in enumerate(SCORES)),
     ]
     return [
         (rank, text.format(_percent(metrics[name]) if "accuracy" in name else metrics[name]))

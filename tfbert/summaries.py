@@ -12,8 +12,9 @@ import tensorflow as tf
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.pr_curve import metadata as pr_curve_metadata
 
-from tfbert import checks, guesses, probes, progress, projector, tags
+from tfbert import checks, guesses, matrix_image, probes, progress, projector, tags, views
 
 GO_ON = "Make space, then start again by the same command: the run goes on from its last checkpoint"
 FOLDER, GUESSES, EVENTS, EVENTS_FILE = "tensorboard", "held_out_guesses", "events", "events.jsonl"
@@ -123,7 +124,7 @@ class TensorBoard:
         self._writers = {}
         with writing(self._folder):
             self._open(-1 if resume_step is None else resume_step)
-            self._write_layout()
+            self._write_layout(0)
             if watched.hparams:
                 self._write_hparams(watched.run_dir, watched.hparams)
 
@@ -135,10 +136,11 @@ class TensorBoard:
             _write_start(folder, last_step)
             self._writers[split] = tf.summary.create_file_writer(folder)
 
-    def _write_layout(self):
+    def _write_layout(self, step, types=False):
         plugin = custom_scalar_metadata.create_summary_metadata()
-        with self._writers["train"].as_default(0):
-            layout = tags.layout().SerializeToString()
+        self._has_types = types
+        with self._writers["train"].as_default(step):
+            layout = tags.layout(self._watched.view is not None, types).SerializeToString()
             tf.summary.write(custom_scalar_metadata.CONFIG_SUMMARY_TAG, layout, metadata=plugin)
         self._writers["train"].flush()
 
@@ -160,12 +162,15 @@ class TensorBoard:
         values = {**metrics, **progress.speeds(lap, metrics, self._watched.max_seq_length)} if lap else metrics
         with writing(self._folder):
             self._write_scalars(step, values, split)
+            if not self._has_types and any(name.startswith("f1_") for name in values):
+                self._write_layout(step, types=True)
             if split == "train":
                 self._write_weight_norms(step)
             else:
                 with self._writers[split].as_default(step):
                     self._write_weights()
                     self._write_guesses()
+                    self._write_view()
                 self._write_attention(step)
                 self._write_word_embeddings(step)
             for writer in self._writers.values():
@@ -215,6 +220,21 @@ class TensorBoard:
         if self._probe is not None:
             guessed = guesses.masked_guesses(self._model, self._watched.guess_features, self._watched.vocab)
             tf.summary.text(GUESSES, guesses.as_markdown(guessed))
+
+    def _write_view(self):
+        """Writes what the evaluation answered to the task's examples: an image, curves, and pages of text."""
+        view = self._watched.view and self._watched.view()
+        if view is None:
+            return
+        if view.confusion is not None and (image := matrix_image.draw(view.confusion)) is not None:
+            about = f"How many {view.confusion.of} of each label were given each label; colour: share of the row."
+            tf.summary.image(tags.CONFUSION, image[np.newaxis], description=about)
+        for curve in view.curves:
+            plugin = pr_curve_metadata.create_summary_metadata(curve.name, "", len(views.THRESHOLDS))
+            values = np.concatenate([curve.counts, [curve.precision, curve.recall]]).astype(np.float32)  # [6, T]
+            tf.summary.write(f"{tags.PRECISION_RECALL}/{curve.name}", values, metadata=plugin)
+        for table in view.tables:
+            tf.summary.text(f"held_out_{table.name}", views.as_markdown(table))
 
     def _write_attention(self, step):
         """Writes beside the figures of training, for the HParams panel makes a column of each held-out scalar."""

@@ -53,7 +53,7 @@ class Job:
         objective: The `trainer.Objective`.
         train_dataset: (rows of a part, first part, num_pipelines, pipeline_index, replicas_per_pipeline) -> the
             endless dataset of per-replica parts; an optimizer step takes one part or several.
-        held_out: (strategy, model) -> what has `evaluate(stop)`, `some(count)` and, unless that gives None,
+        held_out: (strategy, model) -> what has `evaluate(stop)`, `view()`, `some(count)` and, unless that gives None,
             `wordpiece_counts`, such as `held_out.HeldOut`; or None if there is nothing to evaluate on.
         reading: () -> a context in which errors of reading are told by file and record.
         about: What is trained on, as text for people.
@@ -261,6 +261,7 @@ def _train(flags, run, strategy, job):
         hparams=job.hparams,
         model=model,
         guess_features=guess_features,
+        view=evaluation and evaluation.view,
         vocab=run.vocab,
         wordpiece_counts=guess_features and evaluation.wordpiece_counts,
         max_seq_length=job.max_seq_length,

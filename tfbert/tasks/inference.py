@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checkpoints, checks, distribution, run_folder
+from tfbert import checkpoints, checks, distribution, run_folder, views
 from tfbert.tasks import batches, kinds, task
 from tfbert.text import tokenizer
 
@@ -31,6 +31,7 @@ class Inference:
         self._rows, self._examples, self._batch_size = rows, examples, batch_size
         self._labelled = task.has_labels(examples)
         self._shared = distribution.members(strategy) is not None
+        self._predictions = None  # of the last evaluation
         self._dataset = distribution.distribute(
             strategy, lambda *pipeline: batches.eval_dataset(rows, lengths, batch_size, *pipeline)
         )
@@ -38,6 +39,10 @@ class Inference:
     def some(self, count):
         """None: there are no masked words to guess in these examples."""
         del count
+
+    def view(self):
+        """What the last evaluation looks like, a `views.View`; None if there was none."""
+        return None if self._predictions is None else self._task.view(self._predictions, self._examples)
 
     def evaluate(self, stop=None):
         """{name: value}: "loss", the objective's losses, and what `task.score` gives; None if `stop` asked to end.
@@ -59,7 +64,7 @@ class Inference:
             return None
         means = self._task.objective.means(sums)
         losses = {name: means[name] for name in ("loss", *self._task.objective.loss_names)}
-        predictions = self._task.decode(outputs, self._rows, self._examples)
+        self._predictions = predictions = self._task.decode(outputs, self._rows, self._examples)
         return predictions, {**losses, **self._task.score(predictions, self._examples)}
 
     def predict(self):
@@ -182,7 +187,8 @@ def load(run_dir, checkpoint=None):
 def write_results(folder, loaded, split, examples, predictions, scores=None):
     """Writes what the field knows into a folder, which is made if it is not there.
 
-    `eval_results.txt` is google-research/bert's: lines `eval_NAME = value`, sorted, and global_step.
+    `eval_results.txt` is google-research/bert's: lines `eval_NAME = value`, sorted, and global_step. What tfbert.report
+    draws of the same answers lies beside it: `views.VIEW_FILE`.
 
     Args:
         folder: Its path.
@@ -202,6 +208,7 @@ def write_results(folder, loaded, split, examples, predictions, scores=None):
             lines["global_step"] = str(loaded.step)
             with open(os.path.join(folder, f"{split}_results.txt"), "w", encoding="utf-8") as f:
                 f.writelines(f"{name} = {lines[name]}\n" for name in sorted(lines))
+            views.write(folder, loaded.step, loaded.task.view(predictions, examples))
         loaded.task.write(predictions, examples, folder, split)
     except OSError as e:
         raise checks.error("results need a folder that can be written", e.strerror or str(e), folder) from e
