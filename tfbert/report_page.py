@@ -6,7 +6,7 @@ from tfbert.run_logs import HELD_OUT, TRAIN
 
 _STEPS = "optimizer step"
 _REFERENCES = "to compare with: the commonest wordpiece for MLM, a coin for the second task, the bound of the gradient"
-_LOSSES = "losses may lie above their panel in the first tenth of a run"
+LOSSES = "losses may lie above their panel in the first tenth of a run"
 
 
 class Panels:
@@ -79,7 +79,7 @@ class Panels:
 
     def speed(self):
         """Panels of throughput, learning rate, gradient norm, padding and input wait."""
-        clips = {run.logs.config.get("pretrain", {}).get("clip_norm") for run in self._runs}
+        clips = {run.logs.flags.get("clip_norm") for run in self._runs}
         clip = clips.pop() if len(clips) == 1 else None
         return (
             self.panel("Throughput", "sequences/s", "sequences_per_second", None, from_zero=True),
@@ -98,10 +98,10 @@ def _curves(panels, runs):
     if len(runs) == 1:
         styles = panels.styles(0)
         samples = {0: styles[TRAIN], 1: styles[HELD_OUT], 2: REFERENCE}
-        key = Text("", ("in training", f"held out ({_LOSSES})", _REFERENCES), samples)
+        key = Text("", ("in training", f"held out ({LOSSES})", _REFERENCES), samples)
         rows = [Row(tuple(panels.quality(name) for name in names))]
     else:
-        lines = (f"curves with marks: held out; pale ones: in training; {_LOSSES}", _REFERENCES)
+        lines = (f"curves with marks: held out; pale ones: in training; {LOSSES}", _REFERENCES)
         key = Text("", lines, {1: REFERENCE})
         rows = [Row((panels.quality(n), panels.quality(n, True)), 3.4) for n in names[:2]]
         if sentences:

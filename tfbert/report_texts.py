@@ -50,22 +50,24 @@ def table(rows, room):
 # --- What came out ------------------------------------------------------------------------------------
 
 
-def _last(logs, name, split):
+def last(logs, name, split):
     """The last value of a metric that is a number, or None."""
     _, values = logs.series(name, split)
     values = values[np.isfinite(values)]
     return values[-1] if len(values) else None
 
 
-def _shown(value, pattern, factor=1):
+def shown(value, pattern, factor=1):
+    """A number in a pattern; `NOTHING` for None."""
     return NOTHING if value is None else pattern.format(factor * value)
 
 
-def _duration(seconds):
+def duration(seconds):
+    """Seconds as people write them; `NOTHING` for none."""
     return progress.duration(float(seconds)) if seconds else NOTHING
 
 
-def _typical(logs, name):
+def typical(logs, name):
     """The median of what speed.jsonl holds; the first lap, which holds compilation, counts only alone."""
     _, values = logs.speeds(name)
     return np.median(values[1:] if len(values) > 1 else values) if len(values) else None
@@ -74,7 +76,7 @@ def _typical(logs, name):
 def _evaluated_on(run):
     """What tells the records that a run is evaluated on from others."""
     about = run.logs.config.get("records", {}).get("held_out") or {}
-    flags = run.logs.config.get("pretrain") or {}
+    flags = run.logs.flags
     batches = flags.get("max_eval_steps")
     rows = batches and batches * flags["eval_batch_size"]
     return about.get("instances"), about.get("bytes"), about.get("tokenizer_digest"), rows
@@ -120,17 +122,17 @@ def results(runs, room):
         rows.append(
             [
                 run.name,
-                _shown(run.parameters, "{:,}"),
+                shown(run.parameters, "{:,}"),
                 f"{logs.last_step:,}",
-                _duration(logs.seconds_at(logs.last_step)),
-                _shown(_typical(logs, "sequences_per_second"), "{:,.1f}"),
-                _shown(_typical(logs, "tokens_per_second"), "{:,.0f}"),
-                _shown(_last(logs, "padding_share", run_logs.TRAIN), "{:.1f} %", 100),
-                _shown(_typical(logs, "input_wait_share"), "{:.1f} %", 100),
-                _shown(_last(logs, "masked_lm_loss", run_logs.HELD_OUT), "{:.3f}"),
-                _shown(_last(logs, "masked_lm_accuracy", run_logs.HELD_OUT), "{:.1f} %", 100),
-                _shown(_last(logs, "next_sentence_accuracy", run_logs.HELD_OUT), "{:.1f} %", 100),
-                *([_duration(seconds_to(logs, common))] if common is not None else []),
+                duration(logs.seconds_at(logs.last_step)),
+                shown(typical(logs, "sequences_per_second"), "{:,.1f}"),
+                shown(typical(logs, "tokens_per_second"), "{:,.0f}"),
+                shown(last(logs, "padding_share", run_logs.TRAIN), "{:.1f} %", 100),
+                shown(typical(logs, "input_wait_share"), "{:.1f} %", 100),
+                shown(last(logs, "masked_lm_loss", run_logs.HELD_OUT), "{:.3f}"),
+                shown(last(logs, "masked_lm_accuracy", run_logs.HELD_OUT), "{:.1f} %", 100),
+                shown(last(logs, "next_sentence_accuracy", run_logs.HELD_OUT), "{:.1f} %", 100),
+                *([duration(seconds_to(logs, common))] if common is not None else []),
             ]
         )
     unlike = () if _held_out_alike(runs) else ("note: held-out records differ from run to run: losses do not compare",)
@@ -172,7 +174,7 @@ def _value(value):
 
 def _flags(run):
     """{flag: text} of what is set."""
-    flags = run.logs.config.get("pretrain", {})
+    flags = run.logs.flags
     return {n: _value(v) for n, v in flags.items() if v not in (None, "", []) and n not in _PLACES}
 
 
@@ -246,9 +248,15 @@ def _in_columns(cells, room, columns=4):
     return ["  ".join(fitted(cells[i], width) for i in range(row, len(cells), count)).rstrip() for row in range(count)]
 
 
-def recipe(runs, room):
-    """Model, records, and the flags that are set: first those in which runs differ."""
-    model, records = (wrapped(_about(runs, describe), room) for describe in (_model, _records))
+def recipe(runs, room, describe_data=_records):
+    """Model, data, and the flags that are set: first those in which runs differ.
+
+    Args:
+        runs: The runs.
+        room: Letters of a line.
+        describe_data: run -> what it was trained on, in a line.
+    """
+    model, records = (wrapped(_about(runs, describe), room) for describe in (_model, describe_data))
     lines = [*model, *([""] if len(model) > 1 else []), *records, ""]
     flags = [_flags(run) for run in runs]
     names = list(dict.fromkeys(name for f in flags for name in f))

@@ -9,7 +9,7 @@ import numpy as np
 from tfbert import checks, hooks, run_folder
 
 TRAIN, HELD_OUT = "train", "held_out"
-_WRITTEN_BY = "Give the output_dir of a run of tfbert.pretrain that has made its first report"
+_WRITTEN_BY = "Give the output_dir of a run of tfbert.pretrain or tfbert.finetune that has made its first report"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,11 @@ class RunLogs:
         """
         laps, seconds = self.speeds("seconds")
         return np.interp(steps, np.append(0, laps), np.append(0, np.cumsum(np.nan_to_num(seconds))))
+
+    @property
+    def flags(self):
+        """{flag: value} of the program that trained; {} if the folder does not say."""
+        return self.config.get("finetune") or self.config.get("pretrain") or {}
 
     @property
     def last_step(self):

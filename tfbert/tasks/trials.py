@@ -108,6 +108,24 @@ def write(folder, groups):
         f.write(json.dumps(groups, indent=2) + "\n")
 
 
+def read(folder):
+    """What `write` has written into a folder: as of `summarise`.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    path = os.path.join(folder, SUMMARY)
+    parts = {"point", "runs", "mean", "deviation"}
+    try:
+        with open(path, encoding="utf-8") as f:
+            groups = json.load(f)
+        known = groups and all(parts <= group.keys() and group["runs"] for group in groups)
+    except (OSError, ValueError, TypeError, AttributeError) as e:
+        raise checks.error(f"{SUMMARY} must be as tfbert.finetune wrote it", str(e), path) from e
+    checks.require(known, f"{SUMMARY} must be as tfbert.finetune wrote it", "not a list of points with runs", path)
+    return groups
+
+
 def split(examples, num_folds, fold, rng):
     """(examples to train on, examples of a fold) of k-fold cross-validation.
 
