@@ -35,13 +35,23 @@ def reference(loaded, columns):
     """
     vocab, longest, about = loaded.run.vocab, loaded.max_seq_length, loaded.task.about
     ids = [loaded.tokenizer.tokenize(tf.constant(column, tf.string)).to_list() for column in columns]
+    most = loaded.task.max_chunks
     names = ("input_ids", "input_mask", "segment_ids")
     features = {
-        name: np.full([len(columns[0]), longest], vocab.pad_id * (name == names[0]), np.int32) for name in names
+        name: np.full([len(columns[0]), most * longest], vocab.pad_id * (name == names[0]), np.int32) for name in names
     }
     truncated = []
     for i, segments in enumerate(zip(*ids, strict=True)):
         segments = [list(segment) for segment in segments]
+        if most > 1:
+            truncated.append(len(segments[0]) > most * (longest - 2))
+            for k in range(most):
+                piece = segments[0][k * (longest - 2) : (k + 1) * (longest - 2)]
+                if piece or k == 0:
+                    row = [vocab.cls_id, *piece, vocab.sep_id]
+                    features["input_ids"][i, k * longest :][: len(row)] = row
+                    features["input_mask"][i, k * longest :][: len(row)] = 1
+            continue
         truncated.append(sum(map(len, segments)) + 1 + len(segments) > longest)
         if truncated[-1] and len(segments) == 1 and about["long_text"] != "head":
             first = longest // 4 if about["long_text"] == "head_tail" else 0

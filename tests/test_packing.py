@@ -67,3 +67,30 @@ def test_length_must_hold_the_frame():
         packing.pack_single(ids, 1, VOCAB)
     with pytest.raises(checks.InputError, match=r"two \[SEP\]; got max_seq_length=2"):
         packing.pack_pair(ids, ids, 2, VOCAB)
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_chunks(most):
+    lengths, chunk = [0, 1, 3, 4, 6, 7, 20], 5
+    ids = rows(lengths, 10)
+    got = packing.pack_chunks(ids, chunk, most, VOCAB)
+    count = min(most, 7)  # 20 pieces in chunks of 3
+    want = []
+    for whole in ids.to_list():
+        parts = [whole[i : i + 3] for i in range(0, max(len(whole), 1), 3)][:most]
+        row, mask = [], []
+        for part in parts:
+            values = [CLS, *part, SEP]
+            row += values + [PAD] * (chunk - len(values))
+            mask += [1] * len(values) + [0] * (chunk - len(values))
+        left = count * chunk - len(row)
+        want.append((row + [PAD] * left, mask + [0] * left, [0] * count * chunk))
+    check(got, want, count * chunk)
+
+
+def test_chunks_are_no_more_than_are_wanted():
+    for lengths, count in (([1, 7], 3), ([0], 1), ([], 1)):
+        got = packing.pack_chunks(rows(lengths, 10), 5, 8, VOCAB)
+        assert {tuple(x.shape) for x in got.values()} == {(len(lengths), 5 * count)}
+    with pytest.raises(checks.InputError, match=r"must hold \[CLS\], a piece and \[SEP\]; got chunk_length=2"):
+        packing.pack_chunks(rows([1], 10), 2, 8, VOCAB)

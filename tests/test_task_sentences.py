@@ -23,7 +23,7 @@ def tokens():
 
 
 def flags(**overrides):
-    defaults = {"task": "classify", "task_name": "", "tfds": "", "train_file": ""}
+    defaults = {"task": "classify", "task_name": "", "tfds": "", "train_file": "", "max_seq_length": 12}
     return type("Flags", (), {**config.to_dict(sentences.Flags()), **defaults, **overrides})
 
 
@@ -197,6 +197,43 @@ def test_featurize(tokens, settings):
     assert rows.dense["labels"][:3].tolist() == (labels if pairs else [0, 2, 1])
     without = sentences.featurize(settings, [e._replace(label=None) for e in examples[:2]], tokens, 12)
     assert without.dense == {}
+
+
+class TestChunks:
+    SETTINGS = dataclasses.replace(SINGLE, long_text="max", max_chunks=3, chunk_length=12)
+
+    def test_rows_are_all_chunks_of_a_text(self, tokens):
+        texts = ["fox " * n for n in (1, 10, 11, 20, 25, 30, 31)]
+        rows = sentences.featurize(self.SETTINGS, [Example("", text, None, "a") for text in texts], tokens, 12)
+        for i, text in enumerate(texts):
+            ids, expected = wordpiece.tokenize(text, tokens.vocab), []
+            for k in range(0, min(len(ids), 30), 10):
+                expected += [tokens.vocab.cls_id, *ids[k : k + 10], tokens.vocab.sep_id]
+            own = slice(*rows.splits[i : i + 2])
+            assert rows.tokens["input_ids"][own].tolist() == expected
+            assert not rows.tokens["segment_ids"][own].any()
+        assert rows.extra["truncated"].tolist() == [False] * 6 + [True]
+
+    def test_the_task_has_them(self, tmp_path):
+        path = tiny_task.write(tmp_path / "x.tsv", [("one", "b"), ("two", "a")])
+        the_task, _ = sentences.begin(flags(train_file=path, long_text="attention", max_chunks=3))
+        assert the_task.max_chunks == 3 and the_task.about["chunk_length"] == 12
+        assert sentences.from_config(the_task.about).about == the_task.about
+        model = the_task.build_model(tiny.config(), False)
+        assert model.get_layer("chunks").how == "attention" and model.get_layer("chunks").chunk_length == 12
+        assert sentences.begin(flags(train_file=path, long_text="tail"))[0].max_chunks == 1
+
+    @pytest.mark.parametrize(
+        "overrides, words",
+        [
+            ({"max_chunks": 3}, "max_chunks is of long_text=mean, max, attention; got max_chunks=3, long_text='head'"),
+            ({"layer_dropout": 0.2}, r"layer_dropout is of a mix of layers; got layer_dropout=0.2.*--mix_layers"),
+            ({"long_text": "mean", "text_pair_column": "b"}, "long_text is for single texts"),
+        ],
+    )
+    def test_errors(self, overrides, words):
+        with pytest.raises(checks.InputError, match=words):
+            sentences.make(dataclasses.replace(SINGLE, **overrides))
 
 
 def cross_entropy(logits, labels):

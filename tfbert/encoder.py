@@ -3,12 +3,18 @@
 import keras
 
 from tfbert.config import EncoderConfig
-from tfbert.layers import attention_masks, embeddings, initializers, pooler, transformer
+from tfbert.layers import attention_masks, chunks, embeddings, initializers, layer_mix, pooler, transformer
 
 PACKED_INPUTS = ("position_ids", "next_sentence_positions")
 
 
-def build_encoder(config: EncoderConfig, packed: bool = False, rematerialize: bool = False) -> keras.Model:
+def build_encoder(
+    config: EncoderConfig,
+    packed: bool = False,
+    rematerialize: bool = False,
+    layer_dropout: float | None = None,
+    chunk_length: int | None = None,
+) -> keras.Model:
     """Builds the encoder.
 
     The scopes and layer names are those of google-research/bert, so `variable.path` of each variable is
@@ -20,6 +26,10 @@ def build_encoder(config: EncoderConfig, packed: bool = False, rematerialize: bo
             inputs then, "position_ids" [B, L] and "next_sentence_positions" [B, M] where the [CLS] of each
             example lies; "input_mask" numbers the examples, and "pooled_output" is [B, M, D].
         rematerialize: Whether training saves memory for time: see `layers.transformer.TransformerBlock`.
+        layer_dropout: Mixes what all layers give, embeddings included, into "sequence_output", and leaves layers out
+            of the mix at this rate in training: see `layers.layer_mix`. None: it is what the last layer gives.
+        chunk_length: Takes rows of chunks [B, n chunk_length], and gives the outputs of all chunks, [B n, ...]: see
+            `layers.chunks`. The input mask of chunks is what the layer "chunks_of_input_mask" gives then.
 
     Returns:
         A model from {"input_ids", "input_mask", "segment_ids"}, int32 [B, L] each with any L up to
@@ -29,6 +39,9 @@ def build_encoder(config: EncoderConfig, packed: bool = False, rematerialize: bo
     names = ("input_ids", "input_mask", "segment_ids", *(PACKED_INPUTS if packed else ()))
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
     position_ids, pooled_positions = (inputs.get(name) for name in PACKED_INPUTS)
+    features = inputs
+    if chunk_length:
+        features = {n: chunks.ToChunks(chunk_length, name=f"chunks_of_{n}")(x) for n, x in inputs.items()}
     width = config.embedding_size or config.hidden_size
     pattern = attention_masks.packed if packed else attention_masks.padding
     with keras.name_scope("bert"):
@@ -41,8 +54,8 @@ def build_encoder(config: EncoderConfig, packed: bool = False, rematerialize: bo
             config.initializer_range,
             config.layer_norm_eps,
             name="embeddings",
-        )(inputs["input_ids"], inputs["segment_ids"], position_ids)
-        attention_bias = attention_masks.AttentionBias(pattern, name="attention_bias")(inputs["input_mask"])
+        )(features["input_ids"], features["segment_ids"], position_ids)
+        attention_bias = attention_masks.AttentionBias(pattern, name="attention_bias")(features["input_mask"])
         with keras.name_scope("encoder"):
             if width != config.hidden_size:
                 # Lan et al. 2019, section 3.1, under the name that it has there.
@@ -51,6 +64,7 @@ def build_encoder(config: EncoderConfig, packed: bool = False, rematerialize: bo
                     kernel_initializer=initializers.truncated_normal(config.initializer_range),
                     name="embedding_hidden_mapping_in",
                 )(hidden)  # [B, L, D]
+            states = [hidden]
             for i in range(config.num_hidden_layers):
                 hidden = transformer.TransformerBlock(
                     config.hidden_size,
@@ -64,6 +78,10 @@ def build_encoder(config: EncoderConfig, packed: bool = False, rematerialize: bo
                     rematerialize,
                     name=f"layer_{i}",
                 )(hidden, attention_bias)
+                states.append(hidden)
+    if layer_dropout is not None:
+        hidden = layer_mix.LayerMix(layer_dropout, name="mix")(states)
+    with keras.name_scope("bert"):
         pooled = pooler.Pooler(config.hidden_size, config.initializer_range, name="pooler")(hidden, pooled_positions)
     return keras.Model(inputs, {"sequence_output": hidden, "pooled_output": pooled}, name="bert")
 
@@ -75,7 +93,8 @@ def layer_outputs(model: keras.Model) -> list:
         model: Of `build_encoder` or of `tfbert.heads`; nothing in it changes.
 
     Returns:
-        A list of symbolic tensors [B, L, D], for `keras.Model(model.input, ...)`; the last is "sequence_output".
+        A list of symbolic tensors [B, L, D], for `keras.Model(model.input, ...)`; the last is "sequence_output", if
+        layers are not mixed.
     """
     names = {layer.name for layer in model.layers}
     found = []

@@ -226,7 +226,8 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew):
     """The `training.Job` of fine-tuning."""
     # Parts of a step are stacked, and a TPU compiles each shape for minutes: one length for all then.
     one_length = flags.gradient_accumulation_steps > 1 or flags.strategy == "tpu"
-    lengths = (flags.max_seq_length,) if one_length else batches.lengths_to(flags.max_seq_length)
+    lengths = batches.lengths_to(flags.max_seq_length, the_task.max_chunks)
+    lengths = lengths[-1:] if one_length else lengths
 
     def train_dataset(part, first_part, *pipeline):
         return batches.train_dataset(
@@ -244,7 +245,8 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew):
         reading=contextlib.nullcontext,
         about=f"{len(rows):,} rows, {len(dev_rows) if dev_rows else 0:,} held out",
         hparams=run.config["finetune"],
-        max_seq_length=flags.max_seq_length,
+        # Batches of many lengths: tokens a second cannot be told from rows a second.
+        max_seq_length=lengths[0] if one_length else None,
         best_by=the_task.best_metric if dev_rows else None,
         begins_anew=begins_anew,
     )

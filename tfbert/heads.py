@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfbert import checks
 from tfbert.config import EncoderConfig
 from tfbert.encoder import build_encoder
-from tfbert.layers import activations, dense, dropout, initializers, transformer
+from tfbert.layers import activations, chunks, dense, dropout, initializers, transformer
 
 
 class Transform(keras.layers.Layer):
@@ -197,7 +197,13 @@ class Pooling(keras.layers.Layer):
 
 
 def build_classifier(
-    config: EncoderConfig, num_labels: int, rematerialize: bool = False, pooling: str = "pooled"
+    config: EncoderConfig,
+    num_labels: int,
+    rematerialize: bool = False,
+    pooling: str = "pooled",
+    layer_dropout: float | None = None,
+    chunk_length: int | None = None,
+    chunk_pooling: str = "mean",
 ) -> keras.Model:
     """Builds the encoder with a classifier of texts or pairs of texts: Devlin et al. 2019, section 4.1.
 
@@ -207,34 +213,51 @@ def build_classifier(
         rematerialize: Whether training saves memory for time: see `encoder.build_encoder`.
         pooling: What is classified: the "pooled" output, as published; or, of the states, that of [CLS] ("cls") or
             their "mean". Then the pooler is there and not trained, since it has no part in the logits.
+        layer_dropout: Makes the states a mix of all layers: see `encoder.build_encoder`.
+        chunk_length: Rows are chunks of this length, [B, n chunk_length]: see `layers.chunks`.
+        chunk_pooling: One of `chunks.POOLINGS`, how the chunks of a row become one; their own vectors are what
+            `pooling` says.
 
     Returns:
         A model from the encoder's inputs to {"logits": float32 [B, C]} and the encoder's outputs. The head's
-        variables are `classifier/output_weights` [C, D] and `classifier/output_bias` [C].
+        variables are `classifier/output_weights` [C, D] and `classifier/output_bias` [C], and those of attention over
+        chunks `chunks/hidden/...` and `chunks/score/kernel`.
 
     Raises:
         InputError: there is no label, or no such pooling.
     """
     checks.require(num_labels >= 1, "num_labels must be at least 1", f"num_labels={num_labels}")
     checks.require(pooling in POOLINGS, f"pooling must be one of {', '.join(POOLINGS)}", f"pooling={pooling!r}")
-    encoder = build_encoder(config, rematerialize=rematerialize)
-    outputs = dict(encoder.output)
+    known = chunks.POOLINGS
+    checks.require(
+        chunk_pooling in known, f"chunk_pooling must be one of {', '.join(known)}", f"chunk_pooling={chunk_pooling!r}"
+    )
+    encoder = build_encoder(config, rematerialize=rematerialize, layer_dropout=layer_dropout, chunk_length=chunk_length)
+    outputs, input_mask = dict(encoder.output), encoder.input["input_mask"]
     pooled = outputs["pooled_output"]
     if pooling != "pooled":
         encoder.get_layer("pooler").trainable = False
-        pooled = Pooling(pooling, name="pooling")(outputs["sequence_output"], encoder.input["input_mask"])
+        mask = encoder.get_layer("chunks_of_input_mask").output if chunk_length else input_mask
+        pooled = Pooling(pooling, name="pooling")(outputs["sequence_output"], mask)
+    if chunk_length:
+        pooled = chunks.ChunkPooling(chunk_length, chunk_pooling, config.initializer_range, name="chunks")(
+            pooled, input_mask
+        )
     pooled = dropout.Dropout(config.hidden_dropout_prob, name="classifier_dropout")(pooled)
     outputs["logits"] = Classes(num_labels, config.initializer_range, name="classifier")(pooled)
     return keras.Model(encoder.input, outputs, name="classifier_model")
 
 
-def build_tagger(config: EncoderConfig, num_labels: int, rematerialize: bool = False) -> keras.Model:
+def build_tagger(
+    config: EncoderConfig, num_labels: int, rematerialize: bool = False, layer_dropout: float | None = None
+) -> keras.Model:
     """Builds the encoder with a classifier of each wordpiece: Devlin et al. 2019, section 5.3.
 
     Args:
         config: The encoder's sizes and rates; the states are dropped at `hidden_dropout_prob`.
         num_labels: C.
         rematerialize: See `encoder.build_encoder`.
+        layer_dropout: Likewise.
 
     Returns:
         A model from the encoder's inputs to {"logits": float32 [B, L, C], "sequence_output": [B, L, D]}. The head's
@@ -245,26 +268,29 @@ def build_tagger(config: EncoderConfig, num_labels: int, rematerialize: bool = F
         InputError: there is no label.
     """
     checks.require(num_labels >= 1, "num_labels must be at least 1", f"num_labels={num_labels}")
-    encoder = build_encoder(config, rematerialize=rematerialize)
+    encoder = build_encoder(config, rematerialize=rematerialize, layer_dropout=layer_dropout)
     states = encoder.output["sequence_output"]
     dropped = dropout.Dropout(config.hidden_dropout_prob, name="tokens_dropout")(states)
     logits = Classes(num_labels, config.initializer_range, name="tokens")(dropped)
     return keras.Model(encoder.input, {"logits": logits, "sequence_output": states}, name="tagger")
 
 
-def build_span_finder(config: EncoderConfig, rematerialize: bool = False) -> keras.Model:
+def build_span_finder(
+    config: EncoderConfig, rematerialize: bool = False, layer_dropout: float | None = None
+) -> keras.Model:
     """Builds the encoder with two scores of each wordpiece, to begin and to end an answer: ibid., section 4.2.
 
     Args:
         config: The encoder's sizes and rates.
         rematerialize: See `encoder.build_encoder`.
+        layer_dropout: Likewise.
 
     Returns:
         A model from the encoder's inputs to {"logits": float32 [B, L, 2], "sequence_output": [B, L, D]}; the
         first score is that of a beginning. The head's variables are `cls/squad/output_weights` [2, D] and
         `cls/squad/output_bias` [2]; there is no pooler, which would learn nothing.
     """
-    encoder = build_encoder(config, rematerialize=rematerialize)
+    encoder = build_encoder(config, rematerialize=rematerialize, layer_dropout=layer_dropout)
     states = encoder.output["sequence_output"]
     with keras.name_scope("cls"):
         logits = Classes(2, config.initializer_range, name="squad")(states)

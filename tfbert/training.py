@@ -58,7 +58,7 @@ class Job:
         reading: () -> a context in which errors of reading are told by file and record.
         about: What is trained on, as text for people.
         hparams: {name: value} of the configuration, for TensorBoard.
-        max_seq_length: Tokens in a row.
+        max_seq_length: Tokens in a row, filled up; None if batches are filled up to lengths of their own.
         skipped: Text about each damaged record that is left out.
         best_by: (held-out metric, "max" or "min"), by which the best checkpoint is kept too; None: it is not.
         begins_anew: {glob of names of variables that begin with fresh weights, whatever init_checkpoint has: why}.
@@ -71,7 +71,7 @@ class Job:
     reading: Callable
     about: str
     hparams: dict
-    max_seq_length: int
+    max_seq_length: int | None
     skipped: tuple = ()
     best_by: tuple[str, str] | None = None
     begins_anew: dict = dataclasses.field(default_factory=dict)

@@ -243,6 +243,12 @@ TABLE = (
     *_plain("tokens", "tokens/output_bias", "C", "classifier.bias", google="tokens/output_bias"),
     *_plain("span", "cls/squad/output_weights", "2D", "qa_outputs.weight"),
     *_plain("span", "cls/squad/output_bias", "2", "qa_outputs.bias"),
+    # No other format has a mix of layers, nor attention over chunks of a text.
+    *_plain("mix", "mix/weights", "M", "", google=""),
+    *_plain("mix", "mix/scale", "", "", google=""),
+    *_plain("chunks", "chunks/hidden/kernel", "DD", "", google=""),
+    *_plain("chunks", "chunks/hidden/bias", "D", "", google=""),
+    *_plain("chunks", "chunks/score/kernel", "D1", "", google=""),
 )
 
 # Parts of a model with a head, beside "encoder"; "factorised" and "untied" follow from the configuration.
@@ -303,7 +309,9 @@ def shapes(encoder, head, classes=0):
         "P": encoder.max_position_embeddings,
         "T": encoder.type_vocab_size,
         "C": classes,
+        "M": encoder.num_hidden_layers + 1,
         "2": 2,
+        "1": 1,
     }
     parts = _parts(encoder, head)
     rows = [row for row in TABLE if row.part in parts]

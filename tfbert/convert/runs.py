@@ -2,8 +2,9 @@
 
 import os
 
-from tfbert import checkpoints, checks, run_folder
+from tfbert import checkpoints, checks, heads, run_folder
 from tfbert.convert import bundles, names, sources
+from tfbert.layers import chunks
 
 STEP = 0  # of the checkpoint that a conversion writes
 
@@ -27,8 +28,10 @@ def read(path):
     head = names.head_of("tfbert", tensors, run.encoder)
     weights = tensors.get(_CLASS_WEIGHTS.get(head))
     labels = sources.labels(about.get("labels"), weights.shape[0]) if weights else ()
-    pooling = about.get("pooling", "pooled")
-    unlike = {"pooling": pooling} if pooling != "pooled" else {}  # no other format has a classifier of another output
+    # No other format has a classifier of another output, or of several chunks. A mix of layers shows in the tensors.
+    unlike = {"pooling": about.get("pooling", "pooled"), "long_text": about.get("long_text", "head")}
+    others = {"pooling": heads.POOLINGS[1:], "long_text": chunks.POOLINGS}
+    unlike = {name: value for name, value in unlike.items() if value in others[name]}
     return sources.Source(
         "tfbert", prefix, tensors, run.encoder, head, run.vocab, labels, layout="tfbert", unlike=unlike
     )

@@ -13,12 +13,12 @@ from tfbert import checks
 # Its rule excludes by a list, so the word embeddings and `cls/seq_relationship/output_weights` are
 # decayed. Here both sides are spelled out: a variable that is on neither is a mistake to be seen.
 DECAYED = re.compile(r"(^|/)(kernel|output_weights|(word|token_type|position)_embeddings)$")
-NOT_DECAYED = re.compile(r"(^|/)(bias|output_bias|(LayerNorm|layer_norm)/(gamma|beta))$")
+NOT_DECAYED = re.compile(r"(^|/)(bias|output_bias|(LayerNorm|layer_norm)/(gamma|beta)|mix/(weights|scale))$")
 
 # How deep a variable lies: below all layers, in one, or above all.
 LAYER = re.compile(r"^bert/encoder/layer_(\d+)/")
 BELOW = re.compile(r"^bert/(embeddings|encoder/embedding_hidden_mapping_in)/")
-ABOVE = re.compile(r"^(bert/pooler|cls|classifier|tokens)/")
+ABOVE = re.compile(r"^(bert/pooler|cls|classifier|tokens|chunks|mix)/")
 
 
 def decay_mask(paths):

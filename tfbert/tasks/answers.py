@@ -17,7 +17,7 @@ _SPECIALS = 3  # [CLS] question [SEP] context [SEP]
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags:
+class Flags(task.MixFlags):
     """What question answering is told, beside the files; names and defaults of google-research/bert's run_squad.py."""
 
     doc_stride: int = config.field(
@@ -68,6 +68,7 @@ def from_config(about):
 
 def make(settings):
     """The `task.Task` of `Settings`."""
+    layer_dropout = task.layer_dropout(settings)
     best, known = settings.best_metric or "f1", (*METRICS[settings.version_2_with_negative], "loss")
     checks.require(best in known, f"best_metric must be one of {', '.join(known)}", f"best_metric={best!r}")
     return task.Task(
@@ -77,7 +78,7 @@ def make(settings):
             path, settings.version_2_with_negative, settings.skip_bad_rows, settings.tfds_data_dir
         ),
         featurize=lambda *arguments: featurize(settings, *arguments),
-        build_model=heads.build_span_finder,
+        build_model=lambda encoder, rematerialize: heads.build_span_finder(encoder, rematerialize, layer_dropout),
         objective=OBJECTIVE,
         outputs=("logits",),
         per_token=True,

@@ -6,6 +6,7 @@ The order of training is one endless row, epoch after epoch; in epoch e all rows
 and the parts permuted by a seed of (seed, pool). A part is still a function of (rows, seed, p).
 
 A batch is filled up to the first of LENGTHS that holds its longest row: few lengths, since each is a graph to compile.
+Rows that are chunks of long texts (`tfbert.layers.chunks`) are filled up to whole chunks.
 """
 
 import functools
@@ -21,9 +22,10 @@ ROW = "row"  # the feature that says which row it is, in evaluation
 _ALG = "philox"  # named, so that the order does not hang on the device that TensorFlow would choose by
 
 
-def lengths_to(max_seq_length):
-    """What batches are filled up to: those of LENGTHS below a length, and that length."""
-    return (*(n for n in LENGTHS if n < max_seq_length), max_seq_length)
+def lengths_to(max_seq_length, max_chunks=1):
+    """What batches are filled up to: those of LENGTHS below a length, that length, and as many chunks of it."""
+    whole = (max_seq_length * n for n in range(1, max_chunks + 1))
+    return (*(n for n in LENGTHS if n < max_seq_length), *whole)
 
 
 def _fixed(values):

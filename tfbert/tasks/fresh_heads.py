@@ -6,7 +6,7 @@ from tfbert import run_folder
 from tfbert.tasks import answers, tags
 
 # Heads that weights may have and a task has no place for, or that they lack and training begins anew.
-OTHER_HEADS = ("cls/*", "classifier/*", "tokens/*", "config/pooling=*")
+OTHER_HEADS = ("cls/*", "classifier/*", "tokens/*", "mix/*", "chunks/*", "config/pooling=*", "config/long_text=*")
 POOLER = ("bert/pooler/*",)  # of no use to a task that scores every wordpiece
 
 MOST_NAMES = 4  # of labels that are told

@@ -148,7 +148,7 @@ class Loaded(NamedTuple):
     def about(self, examples, batch_size):
         """The `Inference` on examples."""
         rows = self.task.featurize(examples, self.tokenizer, self.max_seq_length, False)
-        lengths = batches.lengths_to(self.max_seq_length)
+        lengths = batches.lengths_to(self.max_seq_length, self.task.max_chunks)
         return Inference(tf.distribute.get_strategy(), self.model, self.task, rows, examples, batch_size, lengths)
 
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tfbert import checks
+from tfbert.layers import chunks
 from tfbert.tasks import lines, tables
 
-LONG_TEXT = ("head", "tail", "head_tail")
+LONG_TEXT = ("head", "tail", "head_tail", *chunks.POOLINGS)
 CLASSIFY, MULTI_LABEL, REGRESS = "classify", "multi_label", "regress"
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 
@@ -17,7 +18,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.AS
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What a run folder keeps of a task, under "task"; fields as of `sentences.Flags`, but that `class_weights` are one
-    number a label.
+    number a label, and `chunk_length` is max_seq_length where long texts are chunks.
     """
 
     kind: str
@@ -33,6 +34,15 @@ class Settings:
     label_separator: str = ","
     long_text: str = "head"
     pooling: str = "pooled"
+    mix_layers: bool = False
+    layer_dropout: float = 0.1
+    max_chunks: int = 8
+    chunk_length: int = 0
+
+    @property
+    def chunked(self):
+        """Whether a text that is too long is cut into chunks, and their vectors are pooled."""
+        return self.long_text in chunks.POOLINGS
 
     def kept_head(self, max_seq_length):
         """How many wordpieces of the beginning of a text that is too long are kept; None: nothing else is.

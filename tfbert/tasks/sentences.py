@@ -8,13 +8,14 @@ import re
 import numpy as np
 
 from tfbert import checks, config, heads
+from tfbert.layers import chunks
 from tfbert.tasks import glue, pieces, sentence_files, sentence_views, served_sentences, tables, targets, task
 from tfbert.tasks.sentence_files import CLASSIFY, REGRESS, Settings, read
 from tfbert.tasks.served_sentences import pack
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags:
+class Flags(task.MixFlags):
     """What these tasks are told, beside the files."""
 
     text_column: str = config.field("", "Column of the text; by default text, or what task_name says.")
@@ -37,7 +38,13 @@ class Flags:
         ",", "What stands between the labels of an example in TSV and CSV, for multi_label; JSON has lists."
     )
     long_text: str = config.field(
-        "head", "What stays of a text that is longer than max_seq_length.", choices=sentence_files.LONG_TEXT
+        "head",
+        "What becomes of a text that is longer than max_seq_length: a part of it stays (head, tail, head_tail), or it "
+        "is cut into chunks of that length, whose vectors are pooled (mean, max, attention).",
+        choices=sentence_files.LONG_TEXT,
+    )
+    max_chunks: int = config.field(
+        8, "The most chunks of a text for long_text=mean, max or attention; what comes after is cut.", lower_bound=1
     )
     pooling: str = config.field(
         "pooled",
@@ -52,7 +59,7 @@ def begin(flags):
     """Reads the training file and finds the labels in it, if none are given.
 
     Args:
-        flags: Has the fields of `Flags`, and `task`, `task_name`, `tfds` and `train_file`.
+        flags: Has the fields of `Flags`, and `task`, `task_name`, `tfds`, `train_file` and `max_seq_length`.
 
     Returns:
         (`task.Task`, examples).
@@ -130,6 +137,10 @@ def settings_of(flags):
         label_separator=flags.label_separator,
         long_text=flags.long_text,
         pooling=flags.pooling,
+        mix_layers=flags.mix_layers,
+        layer_dropout=flags.layer_dropout,
+        max_chunks=flags.max_chunks,
+        chunk_length=flags.max_seq_length if flags.long_text in chunks.POOLINGS else 0,
     )
 
 
@@ -145,6 +156,12 @@ def make(settings):
         "long_text is for single texts; of a pair the longer one is cut at its end",
         f"long_text={settings.long_text}, text_pair_column={settings.text_pair_column!r}",
     )
+    checks.require(
+        settings.chunked or settings.max_chunks == Settings.max_chunks,
+        f"max_chunks is of long_text={', '.join(chunks.POOLINGS)}",
+        f"max_chunks={settings.max_chunks}, long_text={settings.long_text!r}",
+    )
+    layer_dropout = task.layer_dropout(settings)
     target = targets.of(settings)
     best = settings.best_metric or target.metrics[0]
     known = (*target.metrics, "loss")
@@ -156,7 +173,12 @@ def make(settings):
         read=lambda path: read(settings, path),
         featurize=lambda *arguments: featurize(settings, *arguments),
         build_model=lambda encoder, rematerialize: heads.build_classifier(
-            encoder, target.width, rematerialize, settings.pooling
+            encoder,
+            target.width,
+            rematerialize,
+            settings.pooling,
+            layer_dropout,
+            *((settings.chunk_length, settings.long_text) if settings.chunked else ()),
         ),
         objective=target.objective,
         outputs=("logits",),
@@ -166,6 +188,7 @@ def make(settings):
         best_metric=(best, "min" if best == "loss" else "max"),
         write=write,
         view=lambda predictions, examples: sentence_views.of(settings, predictions, examples),
+        max_chunks=settings.max_chunks if settings.chunked else 1,
         of_texts=lambda texts, pairs: of_texts(settings, texts, pairs),
         show=show,
         serve=lambda *arguments: served_sentences.ServedSentences(settings, *arguments),
@@ -173,13 +196,13 @@ def make(settings):
 
 
 def featurize(settings, examples, tokenizer, max_seq_length, training=False):
-    """Wordpieces of examples: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], cut to a length.
+    """Wordpieces of examples: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], cut to a length; or chunks of a long A.
 
     Args:
         settings: `Settings`.
         examples: List of `sentence_files.Example`.
         tokenizer: A `tokenizer.Tokenizer`.
-        max_seq_length: The longest row in wordpieces.
+        max_seq_length: The longest row, or chunk of a row, in wordpieces.
         training: Unused: rows of training and evaluation are alike.
 
     Returns:
@@ -194,13 +217,13 @@ def featurize(settings, examples, tokenizer, max_seq_length, training=False):
         columns.append([e.text_pair for e in examples])
     for texts in zip(*(pieces.batches(column) for column in columns), strict=True):
         ids = [tokenizer.tokenize(batch) for batch in texts]
-        batch = pack(settings, ids, max_seq_length, tokenizer.vocab)
+        batch, cut = pack(settings, ids, max_seq_length, tokenizer.vocab)
         batch = {name: x.numpy() for name, x in batch.items()}
         mask = batch["input_mask"] > 0
         for name, parts in packed.items():
             parts.append(batch[name][mask].astype(np.int32 if name == "input_ids" else np.uint8))
         lengths.append(mask.sum(1))
-        truncated.append(sum(x.row_lengths().numpy() for x in ids) + 1 + len(ids) > max_seq_length)
+        truncated.append(cut.numpy())
     labels = {}
     if task.has_labels(examples):
         labels["labels"] = targets.of(settings).encode([e.label for e in examples])

@@ -12,17 +12,26 @@ from tfbert.text import packing, tokenizer
 
 
 def pack(settings, ids, max_seq_length, vocab):
-    """The model's inputs of wordpieces: `packing.pack_single` of one text, `packing.pack_pair` of two.
+    """The model's inputs of wordpieces: `packing.pack_single` or `pack_chunks` of one text, `pack_pair` of two.
 
     Args:
         settings: `sentence_files.Settings`.
         ids: One int32 RaggedTensor [B, (T)], or two.
-        max_seq_length: L.
+        max_seq_length: L; of chunks, each one's.
         vocab: The `Vocab`.
+
+    Returns:
+        ({"input_ids", "input_mask", "segment_ids"}: int32 [B, L], or [B, n L] of chunks; truncated bool [B], whether
+        something was cut off).
     """
+    lengths = tf.add_n([tf.cast(x.row_lengths(), tf.int32) for x in ids])
+    if settings.chunked:
+        truncated = lengths > settings.max_chunks * (max_seq_length - 2)
+        return packing.pack_chunks(*ids, max_seq_length, settings.max_chunks, vocab), truncated
+    truncated = lengths + 1 + len(ids) > max_seq_length
     if len(ids) == 2:
-        return packing.pack_pair(*ids, max_seq_length, vocab)
-    return packing.pack_single(*ids, max_seq_length, vocab, settings.kept_head(max_seq_length))
+        return packing.pack_pair(*ids, max_seq_length, vocab), truncated
+    return packing.pack_single(*ids, max_seq_length, vocab, settings.kept_head(max_seq_length)), truncated
 
 
 class ServedSentences(tf.Module):
@@ -34,7 +43,7 @@ class ServedSentences(tf.Module):
         settings: The `sentence_files.Settings` of the task.
         model: Of `heads.build_classifier`, with a float32 policy.
         vocab: The model's `Vocab`.
-        max_seq_length: Longest row in wordpieces; longer texts are cut.
+        max_seq_length: Longest row, or chunk of a row, in wordpieces; longer texts are cut.
         top_k: K, the labels of an answer; all where there are fewer.
     """
 
@@ -75,14 +84,14 @@ class ServedSentences(tf.Module):
 
         Returns:
             ({"input_ids", "input_mask", "segment_ids"}: int32 [B, L], truncated bool [B]); L is the longest row of
-            the batch.
+            the batch, or whole chunks that hold it.
         """
-        ids = [self.tokenizer.tokenize(text) for text in texts]
-        features = self._pack(ids)
+        features, truncated = self._pack([self.tokenizer.tokenize(text) for text in texts])
         # The maximum of no rows is the least integer.
         longest = tf.maximum(tf.reduce_max(tf.reduce_sum(features["input_mask"], axis=1)), 2)
-        whole = tf.add_n([tf.cast(x.row_lengths(), tf.int32) for x in ids]) + 1 + len(ids)
-        return {name: value[:, :longest] for name, value in features.items()}, whole > self.max_seq_length
+        whole_chunks = (longest + self.max_seq_length - 1) // self.max_seq_length * self.max_seq_length
+        longest = tf.where(longest > self.max_seq_length, whole_chunks, longest)
+        return {name: value[:, :longest] for name, value in features.items()}, truncated
 
     def __call__(self, *texts):
         """Answers texts, string [B] each.

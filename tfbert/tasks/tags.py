@@ -29,6 +29,8 @@ class Settings:
     best_metric: str = ""
     skip_bad_rows: bool = False
     tfds_data_dir: str = ""
+    mix_layers: bool = False
+    layer_dropout: float = 0.1
 
     def read(self, path):
         """List of `conll_files.Sentence` of a file."""
@@ -91,7 +93,7 @@ def from_config(about):
 
 def make(settings):
     """The `task.Task` of `Settings` that are complete."""
-    entities = entity_metrics.are_entities(settings.labels)
+    entities, layer_dropout = entity_metrics.are_entities(settings.labels), task.layer_dropout(settings)
     known = ("f1", "precision", "recall", "accuracy") if entities else ("accuracy",)
     best = settings.best_metric or known[0]
     checks.require(
@@ -102,7 +104,9 @@ def make(settings):
         about=config.to_dict(settings),
         read=settings.read,
         featurize=lambda *arguments: featurize(settings, *arguments),
-        build_model=lambda encoder, rematerialize: heads.build_tagger(encoder, len(settings.labels), rematerialize),
+        build_model=lambda encoder, rematerialize: heads.build_tagger(
+            encoder, len(settings.labels), rematerialize, layer_dropout
+        ),
         objective=OBJECTIVE,
         outputs=("logits",),
         per_token=True,

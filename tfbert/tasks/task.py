@@ -12,15 +12,44 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfbert import trainer
+from tfbert import checks, config, trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class MixFlags:
+    """What any task is told about the layers whose states it takes."""
+
+    mix_layers: bool = config.field(
+        False, "Take a learned mix of what all layers give, as ELMo, in place of what the last one gives."
+    )
+    layer_dropout: float = config.field(
+        0.1, "How often a layer is left out of the mix in training.", lower_bound=0.0, upper_bound=1.0
+    )
+
+
+def layer_dropout(settings):
+    """What `encoder.build_encoder` takes as `layer_dropout`, of anything with the fields of `MixFlags`.
+
+    Raises:
+        InputError: there is a rate, and no mix.
+    """
+    default = next(f.default for f in dataclasses.fields(MixFlags) if f.name == "layer_dropout")
+    checks.require(
+        settings.mix_layers or settings.layer_dropout == default,
+        "layer_dropout is of a mix of layers",
+        f"layer_dropout={settings.layer_dropout}",
+        do="Give --mix_layers too",
+    )
+    return settings.layer_dropout if settings.mix_layers else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """What a model is fed, in memory: R rows of T wordpieces in all.
 
-    An example is one row, or several where it is cut into windows. Rows have lengths of their own here; they are filled
-    up when batches are made of them (`tfbert.tasks.batches`), which also makes "input_mask".
+    An example is one row, or several where it is cut into windows; a row may be several chunks of a text. Rows have
+    lengths of their own here; they are filled up when batches are made of them (`tfbert.tasks.batches`), which also
+    makes "input_mask".
 
     Attributes:
         splits: int64 [R + 1], where each row begins among the wordpieces.
@@ -74,6 +103,7 @@ class Task:
         best_metric: (one of the metrics or "loss", "max" or "min"), by which the best checkpoint is chosen.
         write: (predictions, examples, folder, split) -> None; writes the files that the field knows for a split such as
             "eval" or "test". The scores (eval_results.txt) are not among them: the program writes those.
+        max_chunks: A row is up to so many chunks of max_seq_length, as `layers.chunks` has them.
         of_texts: (texts, second texts or None) -> examples without labels, of what a person typed; None if the task has
             no such thing.
         view: (predictions, examples with labels) -> a `views.View`: what people look at, such as worst examples.
@@ -95,6 +125,7 @@ class Task:
     best_metric: tuple[str, str]
     write: Callable
     view: Callable
+    max_chunks: int = 1
     of_texts: Callable | None = None
     show: Callable | None = None
     serve: Callable | None = None

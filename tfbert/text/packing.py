@@ -1,4 +1,4 @@
-"""[CLS] A [SEP] and [CLS] A [SEP] B [SEP]: pieces to the model's dense input, cut and padded to a length.
+"""[CLS] A [SEP], [CLS] A [SEP] B [SEP], chunks of a long A: pieces to the model's dense input, cut and padded.
 
 Dense arithmetic on purpose: it converts to TensorFlow Lite, and TensorFlow Serving knows all of its ops,
 which cannot be said of tensorflow-text's trimmers and combiners.
@@ -35,6 +35,45 @@ def pack_single(ids: tf.RaggedTensor, max_seq_length: int, vocab, head: int | No
     return {
         "input_ids": packed,
         "input_mask": tf.cast(position <= end, tf.int32),
+        "segment_ids": tf.zeros_like(packed),
+    }
+
+
+def pack_chunks(ids: tf.RaggedTensor, chunk_length: int, max_chunks: int, vocab) -> dict:
+    """Packs one segment as chunks, [CLS] A [SEP] [CLS] more of A [SEP] ...; what does not fit is cut off its end.
+
+    All chunks but a row's last are full, so chunk k begins at k `chunk_length`: Sun et al. 2019, section 5.3.1.
+
+    Args:
+        ids: int32 RaggedTensor [B, (T)].
+        chunk_length: Pieces of a chunk with [CLS] and [SEP], at least 3.
+        max_chunks: The most chunks of a row.
+        vocab: The `Vocab`.
+
+    Returns:
+        {"input_ids", "input_mask", "segment_ids"}: int32 [B, n chunk_length]; n is what the longest row needs, at least
+        1 and at most `max_chunks`.
+
+    Raises:
+        InputError: a chunk has no room for pieces.
+    """
+    checks.require(chunk_length >= 3, "max_seq_length must hold [CLS], a piece and [SEP]", f"{chunk_length=}")
+    room = chunk_length - 2
+    length = _lengths(ids, max_chunks * room)  # [B, 1]
+    # The maximum of no rows is the least integer.
+    count = tf.maximum((tf.reduce_max(length) + room - 1) // room, 1)
+    position = tf.expand_dims(tf.range(count * chunk_length), 0)  # [1, n chunk_length]
+    chunk, place = position // chunk_length, position % chunk_length
+    here = tf.clip_by_value(length - chunk * room, 0, room)  # [B, n chunk_length], pieces in the chunk
+    inside = (place <= here + 1) & ((here > 0) | (chunk == 0))
+    whole = tf.pad(ids.to_tensor(vocab.pad_id), [[0, 0], [0, 1]], constant_values=vocab.pad_id)
+    source = tf.clip_by_value(chunk * room + place - 1 + tf.zeros_like(length), 0, tf.shape(whole)[1] - 1)
+    packed = tf.gather(whole, source, batch_dims=1)
+    packed = tf.where(place == 0, vocab.cls_id, tf.where(place == here + 1, vocab.sep_id, packed))
+    packed = tf.where(inside, packed, vocab.pad_id)
+    return {
+        "input_ids": packed,
+        "input_mask": tf.cast(inside, tf.int32),
         "segment_ids": tf.zeros_like(packed),
     }
 
