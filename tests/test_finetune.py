@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from export import loaders, saved_model, tflite
 from tests import tiny_task
-from tfbert import checkpoints, checks, evaluate, finetune, predict
+from tfbert import checkpoints, checks, evaluate, finetune, initial_weights, predict, run_folder
 from tfbert.convert import formats
-from tfbert.tasks import batches
+from tfbert.tasks import fresh_heads, kinds
 
 STEPS = 40  # of `finished`
 
@@ -25,14 +25,15 @@ STEPS = 40  # of `finished`
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     keras.utils.set_random_seed(1)  # of the weights to begin with
-    return tiny_task.make(tmp_path_factory.mktemp("task"))
+    return tiny_task.make(tmp_path_factory.mktemp("task"), num_hidden_layers=1)
 
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """(flags, run folder) of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    flags = tiny_task.flags(data, folder, test_file=str(data / "dev.tsv"), num_train_epochs=6.5)
+    more = {"num_train_epochs": 6.5, "bucket_by_length": True, "test_file": str(data / "dev.tsv")}
+    flags = tiny_task.flags(data, folder, **more)
     assert finetune.run(flags) == 0
     return flags, flags.output_dir
 
@@ -151,26 +152,22 @@ class TestFinished:
         assert direct.label == converted.label
         np.testing.assert_allclose(direct.probabilities, converted.probabilities, rtol=1e-4)
 
-    def test_other_outputs_do_not_convert_in_silence(self, data, tmp_path):
-        flags = tiny_task.flags(data, tmp_path / "run", pooling="mean", num_train_steps=1)
-        finetune.run(flags)
-        assert results_of(flags.output_dir)["eval_loss"] > 0
-        with pytest.raises(checks.InputError, match="config/pooling=mean"):
-            formats.convert(formats.open_source(flags.output_dir), str(tmp_path / "hf"), "huggingface")
-
-    def test_begins_again_from_a_fine_tuned_run(self, finished, data, tmp_path, capsys):
-        flags = tiny_task.flags(data, tmp_path, run_dir=finished[1], num_train_steps=1, learning_rate=0.0)
-        finetune.run(flags)
-        first = metrics_of(str(tmp_path))[0]
-        assert first["loss"] == pytest.approx(results_of(finished[1])["eval_loss"], rel=1e-4)
-        assert "begins anew" not in capsys.readouterr().err
+    def test_begins_with_the_head_of_a_run_of_these_labels(self, finished):
+        run = run_folder.read(finished[1])
+        source, the_task = formats.open_source(finished[1]), kinds.of_run(run)
+        assert fresh_heads.begins_anew(source, the_task) == {}
+        model = the_task.build_model(run.encoder, False)
+        initial_weights.take(finished[1], fresh_heads.may_lack(the_task), model, run)
+        best = weights_of(finished[1], results_of(finished[1])["global_step"])
+        for variable in model.variables:
+            np.testing.assert_array_equal(variable, best[variable.path], err_msg=variable.path)
 
     def test_begins_with_a_new_head_for_other_labels(self, finished, data, tmp_path, capsys):
-        """With a third label all of the encoder is taken, and nothing of the head."""
+        """With a third label all of the encoder is taken, nothing of the head; of means, no other format has it."""
         rows = [*tiny_task.examples(1, 12), ("the", "filler"), ("of", "filler")]
         train = tiny_task.write(tmp_path / "train.tsv", rows)
         more = {"train_file": train, "num_train_steps": 1, "learning_rate": 0.0, "weight_decay": 0.0, "eval_steps": 0}
-        flags = tiny_task.flags(data, tmp_path / "run", run_dir=finished[1], **more)
+        flags = tiny_task.flags(data, tmp_path / "run", run_dir=finished[1], pooling="mean", **more)
         assert finetune.run(flags) == 0
         [told] = [line for line in capsys.readouterr().err.splitlines() if "begins anew" in line]
         best = checkpoints.prefix_of(finished[1], checkpoints.read_best(finished[1]).step)
@@ -180,6 +177,8 @@ class TestFinished:
         taken = [name for name in after if name.startswith("bert/")]
         assert taken and all(np.array_equal(after[name], before.get_tensor(name)) for name in taken)
         assert after["classifier/output_weights"].shape[0] == 3 and after["classifier/output_weights"].any()
+        with pytest.raises(checks.InputError, match="config/pooling=mean"):
+            formats.convert(formats.open_source(flags.output_dir), str(tmp_path / "hf"), "huggingface")
 
 
 def run_until(flags, step):
@@ -202,20 +201,20 @@ def run_until(flags, step):
 
 @pytest.mark.slow
 class TestResume:
-    def test_stopped_and_resumed_is_the_same_to_the_bit(self, data, tmp_path, monkeypatch):
-        """Where the order is the hardest to find again: in the midst of a pool of rows that lie by their lengths."""
-        monkeypatch.setattr(batches, "POOL", 5)
-        monkeypatch.setattr(batches, "LENGTHS", (9,))
-        whole = tiny_task.flags(data, tmp_path / "whole", bucket_by_length=True, num_train_steps=13)
-        assert finetune.run(whole) == 0
-        stopped = dataclasses.replace(whole, output_dir=str(tmp_path / "stopped"))
+    """Each ends as the run that was never interrupted, to the bit; batches are of rows of about one length."""
+
+    def assert_same(self, run_dir, finished):
+        assert_same_to_the_bit(run_dir, finished[1], STEPS)
+        assert results_of(run_dir) == results_of(finished[1])
+
+    def test_stopped(self, finished, tmp_path):
+        stopped = dataclasses.replace(finished[0], output_dir=str(tmp_path / "stopped"))
         run_until(stopped, 8)
         assert finetune.run(stopped) == 0
-        assert_same_to_the_bit(stopped.output_dir, whole.output_dir, 13)
-        assert results_of(stopped.output_dir) == results_of(whole.output_dir)
+        self.assert_same(stopped.output_dir, finished)
 
-    def test_killed_as_a_process_and_resumed(self, finished, tmp_path):
-        flags = dataclasses.replace(finished[0], output_dir=str(tmp_path / "killed"))
+    def test_killed_then_ended_early_then_with_more_patience(self, finished, tmp_path, capsys):
+        flags = dataclasses.replace(finished[0], output_dir=str(tmp_path / "run"), early_stopping_patience=1)
         given = {k: v for k, v in dataclasses.asdict(flags).items() if v not in (None, "", ())}
         words = [f"--{name}={value}" for name, value in given.items()]
         with open(tmp_path / "log", "w") as log:
@@ -226,27 +225,21 @@ class TestResume:
             time.sleep(0.002)
         killed.send_signal(signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL
-        assert finetune.run(flags) == 0
-        assert_same_to_the_bit(flags.output_dir, finished[1], STEPS)
-        assert results_of(flags.output_dir) == results_of(finished[1])
 
-    def test_stopped_early_it_goes_on_with_more_patience(self, finished, tmp_path, capsys):
-        flags = dataclasses.replace(finished[0], output_dir=str(tmp_path), early_stopping_patience=1)
         assert finetune.run(flags) == 0
         best, ended = checkpoints.read_best(flags.output_dir), checkpoints.saved_steps(flags.output_dir)[-1]
         accuracies = {r["step"]: r["accuracy"] for r in metrics_of(finished[1]) if r["split"] == "held_out"}
         worse = [step for step in accuracies if step > 6 and accuracies[step] <= accuracies[step - 6]]
         assert ended == worse[0] < STEPS and best.step == ended - 6 == results_of(flags.output_dir)["global_step"]
-        told = capsys.readouterr().err
-        text = f"none of 1 evaluations on end was better than that of step {best.step}"
+        told, text = capsys.readouterr().err, f"none of 1 evaluations on end was better than that of step {best.step}"
         assert f"early_stop at step {ended}: {text}" in told
         again = f"is finished: {checkpoints.prefix_of(flags.output_dir, ended)} is its last checkpoint."
         assert again not in told and finetune.run(flags) == 0
         told = capsys.readouterr().err
         assert again in told and "with a larger --early_stopping_patience the same command goes on" in told
+
         assert finetune.run(dataclasses.replace(flags, early_stopping_patience=None)) == 0
-        assert_same_to_the_bit(flags.output_dir, finished[1], STEPS)
-        assert results_of(flags.output_dir) == results_of(finished[1])
+        self.assert_same(flags.output_dir, finished)
 
 
 @pytest.fixture(scope="module")

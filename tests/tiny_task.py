@@ -29,12 +29,13 @@ def write(path, rows, header=("text", "label")):
     return str(path)
 
 
-def make(folder):
-    """Writes train.tsv, dev.tsv and a run folder `pre` with random weights into a folder."""
+def make(folder, **encoder):
+    """Writes train.tsv, dev.tsv and a run folder `pre` with random weights, of fields of an encoder, into a folder."""
     folder.mkdir(exist_ok=True)
     write(folder / "train.tsv", examples(1, TRAIN))
     write(folder / "dev.tsv", examples(2, DEV))
-    encoder = tiny.config(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, initializer_range=0.3)
+    fields = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "initializer_range": 0.3}
+    encoder = tiny.config(**{**fields, **encoder})
     vocab = tiny_run.vocab()
     run_folder.create(str(folder / "pre"), encoder, vocab, {"pretrain": {}, "records": {"max_seq_length": L}})
     checkpoints.Checkpoints(str(folder / "pre"), heads.build_pretrainer(encoder)).save(0)
