@@ -215,8 +215,8 @@ def build_classifier(
             their "mean". Then the pooler is there and not trained, since it has no part in the logits.
         layer_dropout: Makes the states a mix of all layers: see `encoder.build_encoder`.
         chunk_length: Rows are chunks of this length, [B, n chunk_length]: see `layers.chunks`.
-        chunk_pooling: One of `chunks.POOLINGS`, how the chunks of a row become one; their own vectors are what
-            `pooling` says.
+        chunk_pooling: With chunk_length, one of `chunks.POOLINGS`: how the chunks of a row become one; their own
+            vectors are what `pooling` says.
 
     Returns:
         A model from the encoder's inputs to {"logits": float32 [B, C]} and the encoder's outputs. The head's
@@ -230,7 +230,9 @@ def build_classifier(
     checks.require(pooling in POOLINGS, f"pooling must be one of {', '.join(POOLINGS)}", f"pooling={pooling!r}")
     known = chunks.POOLINGS
     checks.require(
-        chunk_pooling in known, f"chunk_pooling must be one of {', '.join(known)}", f"chunk_pooling={chunk_pooling!r}"
+        not chunk_length or chunk_pooling in known,
+        f"chunk_pooling must be one of {', '.join(known)}",
+        f"chunk_pooling={chunk_pooling!r}",
     )
     encoder = build_encoder(config, rematerialize=rematerialize, layer_dropout=layer_dropout, chunk_length=chunk_length)
     outputs, input_mask = dict(encoder.output), encoder.input["input_mask"]
