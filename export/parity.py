@@ -1,20 +1,27 @@
 """Proves that an export answers as its run folder does, and writes parity.json.
 
-The reference takes the run folder's Keras model and tokenizer and does the rest in NumPy: it packs,
-pads every text to the full length and takes the softmax in float64. It shares no code with the graph
-that is exported (`tfbert.fill_mask`), so a slip there is seen here.
+Each signature has a `Proof`: requests, and what compares the answers with a reference. The reference takes the run
+folder's Keras model and tokenizer and does the rest in NumPy: it packs, pads every text to the full length and takes
+the softmax in float64. It shares no code with the graph that is exported (`tfbert.fill_mask`), so a slip there is seen
+here. The proofs are here (masks), in `export.states`, `export.tasks` and `export.words`.
 """
 
+import hashlib
 import json
 import os
 import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from tfbert import checks, fill_mask
+from tfbert import checks, config, fill_mask
+from tfbert.tasks import windows
 from tfbert.text import tokenizer
 from tfbert.text import vocab as vocab_lib
 
@@ -22,6 +29,7 @@ FILE = "parity.json"
 # Of log-probabilities and of the elements of the encoder's outputs. Logits of float32 models, computed
 # by other kernels and with other padding, were seen to differ by some 1e-6 to 1e-5.
 TOLERANCE = 1e-4
+BATCH = 8  # rows a request
 _LEAST = 1e-30  # float32 has no much smaller probability, so below it the logarithms cannot be compared
 
 _SENTENCES = (
@@ -55,49 +63,179 @@ def texts():
     return [t if isinstance(t, bytes) else t.encode() for t in (*masked, *_EDGES)]
 
 
-def reference(model, vocab, max_seq_length, max_masks, rows):
+class Proof(NamedTuple):
+    """How a signature of an export is compared with its run folder.
+
+    Attributes:
+        requests: List of {input name: array or list}.
+        compare: A list of answers to them, {output name: array} each -> {name: difference}. It raises an `InputError`
+            if what is no score differs.
+        compared: What is compared with what, for parity.json.
+    """
+
+    requests: list
+    compare: Callable
+    compared: str
+
+
+def requests(**columns):
+    """Requests of a few rows each, of whole columns of the same length."""
+    count = len(next(iter(columns.values())))
+    return [{name: c[i : i + BATCH] for name, c in columns.items()} for i in range(0, count, BATCH)]
+
+
+def prove(proofs, answer, where, tolerance=TOLERANCE):
+    """Asks an export and compares what it says.
+
+    Args:
+        proofs: {signature: `Proof`}.
+        answer: A list of (signature, inputs) -> list of {output name: array}.
+        where: Through what the export is asked, for errors.
+        tolerance: The largest difference, or None where differences are only told.
+
+    Returns:
+        {signature: {name: difference}}.
+
+    Raises:
+        InputError: a score differs by more, or something that is no score differs.
+    """
+    asked = [(signature, inputs) for signature, proof in proofs.items() for inputs in proof.requests]
+    answers, found = iter(answer(asked)), {}
+    for signature, proof in proofs.items():
+        found[signature] = proof.compare([next(answers) for _ in proof.requests])
+        if tolerance is not None:
+            require_close(found[signature], tolerance, f"{where}, signature {signature}")
+    return found
+
+
+def joined(parts):
+    """Answers to several requests as one: {name: array}; rows that have less than others are filled up as in each."""
+    found = {}
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        shape = np.max([a.shape[1:] for a in arrays], 0, initial=0).astype(int) if arrays[0].ndim > 1 else ()
+        fill = {"O": b"", "S": b"", "i": -1, "f": 0.0}.get(arrays[0].dtype.kind, 0)
+        found[name] = np.concatenate(
+            [
+                np.pad(a, [(0, 0), *((0, n - m) for n, m in zip(shape, a.shape[1:]))], constant_values=fill)
+                for a in arrays
+            ]
+        )
+    return found
+
+
+class Packed(NamedTuple):
+    """Rows [CLS] A [SEP], made in NumPy.
+
+    Attributes:
+        features: {"input_ids", "input_mask", "segment_ids"}: int32 [N, L], all of the full length.
+        text: int [N], which text a row is of.
+        places: List of N int arrays, the wordpieces of the text that the row has.
+        best: List of N bool arrays, whether the row is the one that counts for them.
+        truncated: bool [B].
+    """
+
+    features: dict
+    text: np.ndarray
+    places: list
+    best: list
+    truncated: np.ndarray
+
+
+def pack(ids, longest, vocab, truncation="head"):
+    """The `Packed` of lists of wordpieces; the arguments as of `tfbert.text.packing.cutting`."""
+    room, text, places, best = longest - 2, [], [], []
+    for i, row in enumerate(ids):
+        place = np.arange(len(row))
+        parts, counts = [place], [np.ones(len(row), bool)]
+        if len(row) > room and truncation == "windows":
+            cuts = windows.cut(len(row), room, max(1, room // 2))
+            number = windows.best(cuts, len(row))
+            parts = [place[a:b] for a, b in cuts]
+            counts = [number[a:b] == n for n, (a, b) in enumerate(cuts)]
+        elif len(row) > room:
+            first = {"head": room, "tail": 0, "head_tail": longest // 4}[truncation]
+            parts = [np.concatenate([place[:first], place[len(row) - (room - first) :]])]
+            counts = [np.ones(room, bool)]
+        text += [i] * len(parts)
+        places += parts
+        best += counts
+    features = {name: np.zeros([len(text), longest], np.int32) for name in ("input_ids", "input_mask", "segment_ids")}
+    features["input_ids"][:] = vocab.pad_id
+    for n, (i, place) in enumerate(zip(text, places)):
+        packed = [vocab.cls_id, *np.asarray(ids[i], np.int32)[place], vocab.sep_id]
+        features["input_ids"][n, : len(packed)], features["input_mask"][n, : len(packed)] = packed, 1
+    truncated = np.array([len(row) > room and truncation != "windows" for row in ids], bool)
+    return Packed(features, np.array(text, int), places, best, truncated)
+
+
+def reference(model, vocab, max_seq_length, max_masks, rows, truncation="head"):
     """What the run folder's model says, without the exported graph.
 
     Args:
         model: Keras model of `heads.build_pretrainer`.
         vocab: Its `Vocab`.
         max_seq_length: L; each row is padded to it.
-        max_masks: The most masks of a row that are scored.
-        rows: A list of `bytes`.
+        max_masks: The most masks of a text that are scored.
+        rows: A list of B `bytes`.
+        truncation: What becomes of texts that are too long.
 
     Returns:
-        A dict: "input_ids", "input_mask", "segment_ids" int32 [B, L]; "sequence_output", "pooled_output";
-        "mask_count" [B], "truncated" [B]; "positions", a list of B arrays; "log_probabilities", a list of
-        B float64 arrays [masks, V].
+        A dict: "input_ids", "input_mask", "segment_ids" int32 [N, L]; "sequence_output", "pooled_output", of N rows;
+        "mask_count" [B], "truncated" [B]; "positions", a list of B arrays, places in the text from 1;
+        "log_probabilities", a list of B float64 arrays [masks, V].
     """
     ids = tokenizer.Tokenizer(vocab).tokenize(tf.constant(rows, tf.string), special_tokens=(vocab_lib.MASK,)).to_list()
-    input_ids = np.full([len(rows), max_seq_length], vocab.pad_id, np.int32)
-    input_mask = np.zeros_like(input_ids)
-    for i, row in enumerate(ids):
-        packed = [vocab.cls_id, *row[: max_seq_length - 2], vocab.sep_id]
-        input_ids[i, : len(packed)], input_mask[i, : len(packed)] = packed, 1
-    positions = [np.flatnonzero(row == vocab.mask_id)[:max_masks] for row in input_ids]
-    padded = np.zeros([len(rows), max([1, *map(len, positions)])], np.int32)
-    for i, row in enumerate(positions):
-        padded[i, : len(row)] = row
-    features = {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": np.zeros_like(input_ids)}
-    outputs = in_batches(model, {**features, "masked_lm_positions": padded})
+    packed = pack(ids, max_seq_length, vocab, truncation)
+    columns = [  # at most max_masks of a row can be among the first of its text
+        [1 + c for c, place in enumerate(places) if best[c] and ids[i][place] == vocab.mask_id][:max_masks]
+        for i, places, best in zip(packed.text, packed.places, packed.best)
+    ]
+    padded = np.zeros([len(columns), max([1, *map(len, columns)])], np.int32)
+    for n, row in enumerate(columns):
+        padded[n, : len(row)] = row
+    outputs = in_batches(model, {**packed.features, "masked_lm_positions": padded})
     logits = outputs["masked_lm_logits"].astype(np.float64)
     logits -= logits.max(-1, keepdims=True, initial=-np.inf)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    positions, scores = [[] for _ in rows], [[] for _ in rows]
+    for n, (i, row) in enumerate(zip(packed.text, columns)):
+        positions[i] += [1 + packed.places[n][c - 1] for c in row]
+        scores[i].append(log_probabilities[n, : len(row)])
     return {
-        **features,
+        **packed.features,
         "sequence_output": outputs["sequence_output"],
         "pooled_output": outputs["pooled_output"],
         "mask_count": np.array([row.count(vocab.mask_id) for row in ids], np.int32),
-        "truncated": np.array([len(row) > max_seq_length - 2 for row in ids], bool),
-        "positions": positions,
-        "log_probabilities": [p[: len(row)] for p, row in zip(log_probabilities, positions)],
+        "truncated": packed.truncated,
+        "positions": [np.array(row[:max_masks], int) for row in positions],
+        "log_probabilities": [np.concatenate(parts)[:max_masks] for parts in scores],
     }
+
+
+def of_masks(expected, vocab, columns, compared):
+    """The `Proof` of a signature that fills masks.
+
+    Args:
+        expected: Of `reference`.
+        vocab: The `Vocab`.
+        columns: {input name: column}.
+        compared: What is compared with what.
+    """
+    names = ("mask_count", "truncated", "positions", "log_probabilities")
+    count = len(expected["positions"])
+    slices = [{n: expected[n][i : i + BATCH] for n in names} for i in range(0, count, BATCH)]
+
+    def compare_all(answers):
+        return merge([compare(*both, vocab) for both in zip(answers, slices, strict=True)])
+
+    return Proof(requests(**columns), compare_all, compared)
 
 
 def in_batches(model, inputs, size=8):
     """The model's outputs, `size` rows at a time: the scores of all rows at once may not fit into memory."""
+    if "masked_lm_positions" in {x.name for x in model.inputs}:
+        inputs = {"masked_lm_positions": np.zeros([len(inputs["input_ids"]), 1], np.int32), **inputs}
     parts = []
     for i in range(0, len(inputs["input_ids"]), size):
         parts.append(model({name: value[i : i + size] for name, value in inputs.items()}, training=False))
@@ -148,27 +286,6 @@ def compare(answers, expected, vocab):
     }
 
 
-def compare_states(answers, expected):
-    """Largest difference of the encoder's outputs, over what is not padding.
-
-    Args:
-        answers: {"sequence_output", "pooled_output"}; its rows may be shorter than the reference's.
-        expected: Of `reference`.
-
-    Returns:
-        {"max_sequence_output_difference", "max_pooled_output_difference"}.
-    """
-    length = answers["sequence_output"].shape[1]
-    require_equal(expected["input_mask"][:, length:].any(), False, "length of sequence_output")
-    real = expected["input_mask"][:, :length].astype(bool)
-    sequence = np.abs(answers["sequence_output"] - expected["sequence_output"][:, :length])[real]
-    pooled = np.abs(answers["pooled_output"] - expected["pooled_output"])
-    return {
-        "max_sequence_output_difference": float(sequence.max(initial=0.0)),
-        "max_pooled_output_difference": float(pooled.max(initial=0.0)),
-    }
-
-
 def merge(parts):
     """Differences of a whole from those of its parts: the largest, and the mean over masks."""
     # NumPy's max and not Python's, which may lose a NaN.
@@ -198,7 +315,30 @@ def require_close(differences, tolerance, where):
             )
 
 
-def write(path, run, step, comparisons, **more):
+def _commit():
+    """The commit of this checkout; "" where there is none."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if not (os.path.exists(os.path.join(root, ".git")) and shutil.which("git")):
+        return ""
+    command = ["git", "-C", root, "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def digests(folder):
+    """{path within a folder: {"bytes", "sha256"}} of all of its files, sorted."""
+    found = {}
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in names:
+            path = os.path.join(place, name)
+            with open(path, "rb") as f:
+                digest = hashlib.file_digest(f, "sha256") if hasattr(hashlib, "file_digest") else None
+                digest = digest or hashlib.sha256(f.read())  # Python 3.10
+            found[os.path.relpath(path, folder)] = {"bytes": os.path.getsize(path), "sha256": digest.hexdigest()}
+    return dict(sorted(found.items()))
+
+
+def write(path, run, step, comparisons, proofs, files, **more):
     """Writes parity.json.
 
     Args:
@@ -206,6 +346,8 @@ def write(path, run, step, comparisons, **more):
         run: The `RunFolder` that was exported.
         step: The checkpoint's step.
         comparisons: {loader: {signature: differences}}.
+        proofs: {signature: `Proof`}.
+        files: Of `digests`.
         **more: Anything else that belongs there (sizes, flags).
     """
     about = {
@@ -214,9 +356,10 @@ def write(path, run, step, comparisons, **more):
         "tokenizer_digest": run.vocab.digest,
         "texts": len(texts()),
         "tolerance": TOLERANCE,
-        "compared": "log-probabilities and encoder outputs with the run folder's Keras model (float32), "
-        "packed, padded to max_seq_length and normalised in NumPy",
+        "compared": {signature: proof.compared for signature, proof in proofs.items()},
         "loaders": comparisons,
+        "config": config.to_dict(run.encoder),
+        "commit": _commit(),
         "versions": {
             "python": platform.python_version(),
             "tensorflow": tf.__version__,
@@ -224,6 +367,7 @@ def write(path, run, step, comparisons, **more):
             "keras": keras.__version__,
         },
         **more,
+        "files": files,
     }
     with open(path, "w", encoding="utf-8") as f:
         f.write(json.dumps(about, indent=2) + "\n")

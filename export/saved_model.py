@@ -3,30 +3,44 @@
     python -m export.saved_model --run_dir=/tmp/run --output_dir=/tmp/bert
 
 writes /tmp/bert/1 (the next free number, as TensorFlow Serving counts versions; made aside and renamed,
-so that a server never sees half of one) with these signatures:
+so that a server never sees half of one) with these signatures. B is the rows of a request.
 
-serving_default: text string [B] ->
+serving_default, of a pre-trained run: text string [B] ->
     for each of the M masks that the batch's fullest row has (at least 1, at most --max_masks):
     tokens string, ids int32 and probabilities float32 [B, M, K], likeliest first;
-    positions int32 [B, M] of the masks in the wordpieces ([CLS] is 0);
+    positions int32 [B, M] of the masks among the wordpieces of the text, from 1;
     where a row has no such mask they hold "", -1, 0.0 and -1;
     mask_count int32 [B], masks in the whole text, also those that were not answered because the text was
-    cut or has more than --max_masks; truncated bool [B], whether the text was cut to --max_seq_length.
-embed: text string [B] ->
-    sequence_output float32 [B, L, D], pooled_output float32 [B, D], input_mask int32 [B, L] (L is the
-    longest text of the batch), truncated bool [B].
-from_ids: input_ids, input_mask, segment_ids int32 [B, L] ->
-    sequence_output, pooled_output, next_sentence_logits float32 [B, 2] (0: is next, 1: random), and tokens,
-    ids, probabilities, positions as above for the ids that are [MASK].
+    cut or has more than --max_masks; truncated bool [B].
+serving_default, of a fine-tuned run:
+    classes: text string [B] (and text_pair string [B], of pairs) -> labels string and probabilities float32 [B, K],
+        likeliest first; or score float32 [B]; truncated.
+    tags: text string [B] -> words and tags string [B, W], starts and ends int32 (bytes of the text; -1 after the last
+        word), probabilities float32, truncated.
+    questions: question and context string [B] -> answer string [B], answer_start and answer_end int32 [B] (bytes of the
+        context; -1 for no answer), and the K best answers string [B, K] with starts, ends, scores and probabilities;
+        null_odds float32 [B] if there may be no answer; truncated.
+choose, of a pre-trained run: text string [B], candidates string [B, C] -> what serving_default gives, from these alone,
+    K = C. What is not one wordpiece (or "", which fills rows up) comes last with the id -1 and probability 0.
+Of every run, but that embed, encode and from_ids are not there where it was trained on texts in chunks:
+embed: text string [B] -> embedding float32 [B, D] of --pooling, divided by its length with --normalize; truncated.
+encode: text string [B] -> sequence_output float32 [B, L, D], pooled_output float32 [B, D] (where there is a pooler),
+    input_mask int32 [B, L] (L is the longest row of the batch), truncated bool [B].
+from_ids: input_ids, input_mask, segment_ids int32 [B, L] -> all that the model gives: sequence_output, pooled_output,
+    logits float32; of a pre-trained run next_sentence_logits float32 [B, 2] (0: is next, 1: random), and tokens, ids,
+    probabilities, positions as above (columns of input_ids) for the ids that are [MASK].
+tokenize: text string [B] -> ids int32 and tokens string [B, T], starts and ends int32 (bytes), -1 or "" after the last;
+    count int32 [B], those of the whole text; truncated, if it has more than a row of the model has room for.
+detokenize: input_ids int32 [B, L] -> text string [B].
 
-Of a fine-tuned run there is serving_default alone: text string [B] (and text_pair string [B], of pairs) ->
-    labels string and probabilities float32 [B, K], likeliest first; or score float32 [B]; truncated bool [B].
-Of a tagger: text string [B] -> words and tags string [B, W], starts and ends int32 (bytes of the text), probabilities
-    float32, and truncated. Of question answering: question and context string [B] -> answer string [B], and the K best
-    answers string [B, K] with starts, ends, scores and probabilities; null_odds float32 [B] if there may be no answer.
+`truncated` says whether something of a text was left out: what is beyond --max_input_bytes (strings are cut there
+between two characters, before anything else is done with them), or beyond --max_seq_length in the way of --truncation.
+In windows nothing is left out: a mask or word is answered in the one that has most context of it, and logits and
+embeddings are means.
 
-`[MASK]` is recognised as it is written here; no other special token is. vocab.txt and tokenizer.json are
-in assets/, warm-up requests in assets.extra/, and parity.json says how the scores were compared.
+`[MASK]` is recognised as it is written here, in pre-trained runs; no other special token is. vocab.txt and
+tokenizer.json are in assets/, warm-up requests in assets.extra/, and parity.json says how each signature was compared,
+and the SHA-256 of each file.
 """
 
 from tfbert import quiet  # isort: skip  # noqa: F401 (first: it holds back start-up noise)
@@ -38,13 +52,11 @@ import time
 
 import tensorflow as tf
 
-from export import audit, loaders, parity, serving, tasks
-from tfbert import checks, config, fill_mask
-from tfbert.tasks import inference
-from tfbert.text import vocab as vocab_lib
+from export import audit, loaders, parity, prepared, serving, signatures, states
+from tfbert import checks, config, heads
+from tfbert.text import packing
 
 LOADERS = {"v1_session": loaders.v1_session, "c_api": loaders.c_api}
-_BATCH = 8  # rows a request while comparing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,54 +65,51 @@ class SavedModelConfig:
 
     run_dir: str = config.field("", "Run folder to export.")
     output_dir: str = config.field("", "Folder of versions; a new number is made in it.")
-    top_k: int = config.field(5, "Answers for each mask.", lower_bound=1)
+    top_k: int = config.field(5, "Answers for each mask, labels of a text, or answers to a question.", lower_bound=1)
     max_masks: int = config.field(20, "Masks of a text that are answered.", lower_bound=1)
     max_seq_length: int | None = config.field(
         None, "Longest text in wordpieces; what the run was trained on by default.", lower_bound=3
     )
+    truncation: str = config.field("", prepared.TRUNCATION, choices=("", *packing.TRUNCATIONS))
     model_name: str = config.field("bert", "The name under which it will be served, for the warm-up requests.")
     serving_version: str = config.field("", "Release of TensorFlow Serving that must know every op, as 2.13.")
+    pooling: str = config.field(
+        "mean",
+        "What an embedding is: the mean of all states, that of [CLS], or the pooled output.",
+        choices=heads.POOLINGS,
+    )
+    normalize: bool = config.field(False, "Divide embeddings by their length.")
+    max_input_bytes: int = config.field(65536, "Bytes of a string that are looked at; what is beyond is cut off.")
 
     def __post_init__(self):
         config.check_bounds(self)
         audit.release(self.serving_version)
 
 
-class Served(tf.Module):
-    """What is saved: the graph, and the vocabulary as assets."""
+def proofs(served, ready):
+    """{signature: `parity.Proof`} of all signatures.
 
-    def __init__(self, answering, run_dir):
-        super().__init__(name="served")
-        self.fill_mask = answering
-        self.vocab_txt = tf.saved_model.Asset(os.path.join(run_dir, vocab_lib.VOCAB_FILE))
-        self.tokenizer_json = tf.saved_model.Asset(os.path.join(run_dir, vocab_lib.TOKENIZER_FILE))
-
-    def signatures(self):
-        """{signature name: function}; see the top of this file."""
-        text = tf.TensorSpec([None], tf.string, "text")
-        ids = [tf.TensorSpec([None, None], tf.int32, n) for n in ("input_ids", "input_mask", "segment_ids")]
-        return {
-            "serving_default": tf.function(self.fill_mask.__call__, input_signature=[text]),
-            "embed": tf.function(self._embed, input_signature=[text]),
-            "from_ids": tf.function(self._from_ids, input_signature=ids),
-        }
-
-    def _embed(self, text):
-        features, about = self.fill_mask.featurize(text)
-        states = self.fill_mask.encode(features)
-        return {**states, "input_mask": features["input_mask"], "truncated": about["truncated"]}
-
-    def _from_ids(self, input_ids, input_mask, segment_ids):
-        return self.fill_mask.answer({"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids})
+    Args:
+        served: A `signatures.Served`.
+        ready: The `prepared.Prepared`.
+    """
+    texts = parity.texts()
+    found = {"serving_default": ready.proof, **states.wordpieces(served, texts)}
+    if ready.expected:
+        found |= states.chosen(served, ready.expected, texts)
+    if signatures.has_rows(ready.answering):
+        # Positions are columns of input_ids there, which are those of the text if its head stays.
+        same = ready.expected and ready.answering.truncation == "head"
+        found |= states.proofs(served, ready.model, texts, ready.proof.compare if same else None)
+    return found
 
 
-def check(folder, expected, vocab):
+def check(folder, wanted):
     """Reloads a SavedModel through each of `LOADERS` and compares each signature.
 
     Args:
         folder: The SavedModel.
-        expected: Of `parity.reference`, for `parity.texts()`.
-        vocab: The run's `Vocab`.
+        wanted: Of `proofs`.
 
     Returns:
         {loader: {signature: differences}}.
@@ -109,30 +118,10 @@ def check(folder, expected, vocab):
         InputError: scores differ by more than `parity.TOLERANCE`.
         RuntimeError or tf.errors.OpError: it cannot be loaded or run.
     """
-    rows = parity.texts()
-    starts = range(0, len(rows), _BATCH)
-    slices = [{name: value[i : i + _BATCH] for name, value in expected.items()} for i in starts]
-    requests = {
-        "serving_default": [{"text": rows[i : i + _BATCH]} for i in starts],
-        "embed": [{"text": rows[i : i + _BATCH]} for i in starts],
-        "from_ids": [{name: s[name] for name in ("input_ids", "input_mask", "segment_ids")} for s in slices],
+    return {
+        name: parity.prove(wanted, lambda requests, load=load: load(folder, requests), name)
+        for name, load in LOADERS.items()
     }
-    flat = [(signature, inputs) for signature, batches in requests.items() for inputs in batches]
-    found = {}
-    for name, load in LOADERS.items():
-        answers, found[name] = iter(load(folder, flat)), {}
-        for signature in requests:
-            parts = []
-            for part in slices:
-                answer, differences = next(answers), {}
-                if "ids" in answer:
-                    differences.update(parity.compare(answer, part, vocab))
-                if "sequence_output" in answer:
-                    differences.update(parity.compare_states(answer, part))
-                parts.append(differences)
-            found[name][signature] = parity.merge(parts)
-            parity.require_close(found[name][signature], parity.TOLERANCE, f"{name}, signature {signature}")
-    return found
 
 
 def next_version(folder):
@@ -140,41 +129,39 @@ def next_version(folder):
     return max([0, *(int(n) for n in os.listdir(folder) if n.isdecimal())]) + 1
 
 
-def _write(folder, cfg, loaded):
+def _warm(answering):
+    """Requests that a server is to answer before the first one comes: [(signature, inputs)]."""
+    word = b"warm [MASK] up" if answering.special_tokens else b"warm up"
+    found = [("serving_default", {name: [word] * n for name in answering.inputs}) for n in (1, 8)]
+    if signatures.has_rows(answering):
+        found += [("embed", {"text": [word] * n}) for n in (1, 8)]
+    return found
+
+
+def _write(folder, cfg, ready):
     """Writes the SavedModel, compares it and adds parity.json; returns the comparisons."""
-    served = Served(loaded.answering, loaded.run.dir)
+    served = signatures.Served(ready.answering, ready.model, ready.run.dir, cfg.pooling, cfg.normalize)
     tf.saved_model.save(served, folder, signatures=served.signatures())
-    requests = [(name, {"text": [b"warm [MASK] up"] * n}) for name in ("serving_default", "embed") for n in (1, 8)]
-    serving.write_warmup(folder, cfg.model_name, requests)
-    limits = loaded.answering.max_seq_length, cfg.max_masks
-    expected = parity.reference(loaded.model, loaded.run.vocab, *limits, parity.texts())
-    comparisons = check(folder, expected, loaded.run.vocab)
-    settings = {"top_k": cfg.top_k, "max_masks": cfg.max_masks, "max_seq_length": limits[0]}
-    parity.write(os.path.join(folder, parity.FILE), loaded.run, loaded.step, comparisons, settings=settings)
+    serving.write_warmup(folder, cfg.model_name, _warm(ready.answering))
+    wanted = proofs(served, ready)
+    comparisons = check(folder, wanted)
+    settings = {**ready.settings, "pooling": cfg.pooling, "normalize": cfg.normalize}
+    path = os.path.join(folder, parity.FILE)
+    parity.write(path, ready.run, ready.step, comparisons, wanted, parity.digests(folder), settings=settings)
     return comparisons
-
-
-def _writer(cfg):
-    """(what writes and compares a SavedModel: folder -> comparisons, step) of a run folder of either kind."""
-    if loaded := inference.load(cfg.run_dir):
-        answering = tasks.answering_of(loaded, cfg.max_seq_length, cfg.top_k)
-        return lambda folder: tasks.write_saved_model(folder, loaded, answering, cfg.model_name), loaded.step
-    loaded = fill_mask.load(cfg.run_dir, cfg.max_seq_length, cfg.top_k, cfg.max_masks)
-    return lambda folder: _write(folder, cfg, loaded), loaded.step
 
 
 def run(cfg):
     """Exports, compares, and returns the path of the new version."""
     started = time.monotonic()
     checks.require(cfg.output_dir, "--output_dir must be given", "none")
-    checks.require(cfg.run_dir, "--run_dir must be given", "none")
-    write, step = _writer(cfg)
+    ready = prepared.prepare(cfg, cfg.max_input_bytes)
     try:
         os.makedirs(cfg.output_dir, exist_ok=True)
         # Aside and renamed: a server that watches the folder takes only numbers for versions.
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=cfg.output_dir) as aside:
             folder = os.path.join(aside, "model")
-            comparisons = write(folder)
+            comparisons = _write(folder, cfg, ready)
             since = audit.require_loads(folder, cfg.serving_version)
             version = os.path.join(cfg.output_dir, str(next_version(cfg.output_dir)))
             os.rename(folder, version)
@@ -184,7 +171,7 @@ def run(cfg):
     named = ("max_log_probability_difference", "max_score_difference")
     largest = max(s.get(name, 0.0) for c in comparisons.values() for s in c.values() for name in named)
     print(
-        f"SavedModel of step {step}: {version} ({time.monotonic() - started:.0f} s). "
+        f"SavedModel of step {ready.step}: {version} ({time.monotonic() - started:.0f} s). "
         f"Reloaded through {' and '.join(comparisons)}: log-probabilities (or scores) differ by {largest:.1e} at most. "
         f"TensorFlow Serving has its ops since {since}."
     )

@@ -4,7 +4,9 @@
 
 The tokenizer is inside, strings come out, batch and length are dynamic; the file needs TFLite's builtin
 ops and tensorflow-text's custom ops (`tf_text.tflite_registrar.SELECT_TFTEXT_OPS`), and no Flex delegate.
-Input and outputs are those of the SavedModel's signature `serving_default`: see `export.saved_model`.
+Input and outputs are those of the SavedModel's signature `serving_default`: see `export.saved_model`. But TFLite has no
+op that cuts strings: of tags there are no words, of answers no texts. Their bytes are there (starts, ends,
+answer_start, answer_end), and the caller cuts; it also sees to it that no text is longer than it has time for.
 --quantize=dynamic stores the matrices as 8-bit integers (activations stay float32); with both, the second
 file is named after the first, /tmp/bert.dynamic.tflite. Beside each file lies one with `.parity.json`.
 """
@@ -15,18 +17,16 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from typing import NamedTuple
 
 import tensorflow as tf
 
-from export import loaders, parity, tasks, words
-from tfbert import checks, config, fill_mask, run_folder
-from tfbert.tasks import inference
+from export import loaders, parity, prepared
+from tfbert import checks, config
+from tfbert.text import packing
 
 # What an unfrozen variable, or an op that needs the delegate of full TensorFlow, would be called.
 FORBIDDEN = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "Flex")
-_BATCH = 8
+SIGNATURE = "serving_default"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,12 @@ class TFLiteConfig:
     run_dir: str = config.field("", "Run folder to export.")
     output: str = config.field("", "The .tflite file to write.")
     quantize: str = config.field("none", "Kind of weights.", choices=("none", "dynamic", "both"))
-    top_k: int = config.field(5, "Answers for each mask.", lower_bound=1)
+    top_k: int = config.field(5, "Answers for each mask, labels of a text, or answers to a question.", lower_bound=1)
     max_masks: int = config.field(20, "Masks of a text that are answered.", lower_bound=1)
     max_seq_length: int | None = config.field(
         None, "Longest text in wordpieces; what the run was trained on by default.", lower_bound=3
     )
+    truncation: str = config.field("", prepared.TRUNCATION, choices=("", *packing.TRUNCATIONS))
 
     def __post_init__(self):
         config.check_bounds(self)
@@ -49,7 +50,7 @@ class TFLiteConfig:
 
 def convert(answering, quantized):
     """The flatbuffer of what answers texts (`fill_mask.FillMask`, or of a task's `serve`): bytes."""
-    function = answering.signature()
+    function = answering.signature(strings=False)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], answering)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.allow_custom_ops = True
@@ -70,67 +71,27 @@ def check_ops(model, path):
     return ops
 
 
-def check(path, expected, vocab):
-    """Runs a .tflite on `parity.texts()` and compares it with the reference.
+def check(path, proof, tolerance=None):
+    """Runs a .tflite and compares it with its run folder.
 
     Args:
         path: The file.
-        expected: Of `parity.reference`.
-        vocab: The run's `Vocab`.
+        proof: The `parity.Proof` of its signature.
+        tolerance: The largest difference of scores, or None.
 
     Returns:
-        (differences as of `parity.compare`, the names of the ops in the file).
+        (differences, the names of the ops in the file).
 
     Raises:
-        InputError: an op of `FORBIDDEN` is in the file, or what is no score differs.
+        InputError: an op of `FORBIDDEN` is in the file, scores differ by more, or what is no score differs.
     """
     model = loaders.Lite(path)
     ops = check_ops(model, path)
-    rows, parts = parity.texts(), []
-    for i in range(0, len(rows), _BATCH):
-        answers = model.run(text=rows[i : i + _BATCH])
-        parts.append(parity.compare(answers, {n: v[i : i + _BATCH] for n, v in expected.items()}, vocab))
-    return parity.merge(parts), ops
 
+    def answer(requests):
+        return [model.run(**inputs) for _, inputs in requests]
 
-class Prepared(NamedTuple):
-    """A run folder of either kind, ready to be exported.
-
-    Attributes:
-        answering: What is converted.
-        check: path of a .tflite -> (differences, names of its ops).
-        run: The `run_folder.RunFolder`.
-        step: Of the checkpoint.
-        about: What parity.json says besides.
-    """
-
-    answering: tf.Module
-    check: Callable
-    run: run_folder.RunFolder
-    step: int
-    about: dict
-
-
-def prepare(cfg):
-    """The `Prepared` of a configuration."""
-    if loaded := inference.load(cfg.run_dir):
-        checks.require(
-            loaded.task.kind not in words.KINDS,
-            "a .tflite labels texts and fills masks: it has no op that cuts words or answers out of a text",
-            f"a run of the task {loaded.task.kind}",
-            cfg.run_dir,
-            "Export it with python -m export.saved_model",
-        )
-        answering = tasks.answering_of(loaded, cfg.max_seq_length, cfg.top_k)
-
-        def check_task(path):
-            return tasks.check_tflite(path, loaded, answering), check_ops(loaders.Lite(path), path)
-
-        return Prepared(answering, check_task, loaded.run, loaded.step, {"compared": tasks.COMPARED})
-    loaded = fill_mask.load(cfg.run_dir, cfg.max_seq_length, cfg.top_k, cfg.max_masks)
-    limits = loaded.answering.max_seq_length, cfg.max_masks
-    expected = parity.reference(loaded.model, loaded.run.vocab, *limits, parity.texts())
-    return Prepared(loaded.answering, lambda path: check(path, expected, loaded.run.vocab), loaded.run, loaded.step, {})
+    return parity.prove({SIGNATURE: proof}, answer, "tflite interpreter", tolerance)[SIGNATURE], ops
 
 
 def _found(differences):
@@ -143,31 +104,29 @@ def _found(differences):
     return ", ".join(f"{name.replace('_', ' ')} {value:.1e}" for name, value in differences.items())
 
 
-def _export(prepared, path, quantized):
+def _export(ready, path, quantized):
     """Writes one file and its parity.json; returns the differences."""
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=os.path.dirname(os.path.abspath(path))) as aside:
         file, about = os.path.join(aside, "model.tflite"), os.path.join(aside, parity.FILE)
         with open(file, "wb") as f:
-            f.write(convert(prepared.answering, quantized))
-        differences, ops = prepared.check(file)
-        if not quantized:
-            parity.require_close(differences, parity.TOLERANCE, "tflite interpreter")
+            f.write(convert(ready.answering, quantized))
+        differences, ops = check(file, ready.proof, None if quantized else parity.TOLERANCE)
         kind = "dynamic range, 8-bit weights" if quantized else "float32"
-        comparisons = {"tflite_interpreter": {"serving_default": differences}}
-        more = {"weights": kind, "bytes": os.path.getsize(file), "ops": ops, **prepared.about}
-        parity.write(about, prepared.run, prepared.step, comparisons, **more)
+        files = {os.path.basename(path): parity.digests(aside)["model.tflite"]}
+        comparisons, proofs = {"tflite_interpreter": {SIGNATURE: differences}}, {SIGNATURE: ready.proof}
+        more = {"weights": kind, "bytes": os.path.getsize(file), "ops": ops, "settings": ready.settings}
+        parity.write(about, ready.run, ready.step, comparisons, proofs, files, **more)
         os.replace(about, path.removesuffix(".tflite") + "." + parity.FILE)
         os.replace(file, path)
     size = os.path.getsize(path) / 1e6
-    print(f"{path}: {kind}, {size:.1f} MB, step {prepared.step}; run in the interpreter: {_found(differences)}.")
+    print(f"{path}: {kind}, {size:.1f} MB, step {ready.step}; run in the interpreter: {_found(differences)}.")
     return differences
 
 
 def run(cfg):
     """Exports, compares, and returns {path: differences}."""
     started = time.monotonic()
-    checks.require(cfg.run_dir, "--run_dir must be given", "none")
-    prepared = prepare(cfg)
+    ready = prepared.prepare(cfg)
     second = cfg.output.removesuffix(".tflite") + ".dynamic.tflite"
     wanted = {
         "none": {cfg.output: False},
@@ -176,7 +135,7 @@ def run(cfg):
     }[cfg.quantize]
     try:
         os.makedirs(os.path.dirname(os.path.abspath(cfg.output)), exist_ok=True)
-        found = {path: _export(prepared, path, quantized) for path, quantized in wanted.items()}
+        found = {path: _export(ready, path, quantized) for path, quantized in wanted.items()}
     except OSError as e:
         must = "output must be a file that can be written"
         raise checks.error(must, e.strerror, cfg.output, "Choose another --output, or free the disk") from e

@@ -4,9 +4,6 @@ What the graph is compared with takes the other road: rows made in NumPy, decode
 `tfbert.tasks.answers`); the two share the tokenizer and the model.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 import tensorflow as tf
 
@@ -21,39 +18,27 @@ COMPARED = (
 )
 
 
-class Proof(NamedTuple):
-    """How an export of a task is compared.
-
-    Attributes:
-        columns: A list of `bytes` for each input.
-        compare: Answers to a list of requests, together those of `columns` -> {name: difference}.
-        compared: What is compared with what, for parity.json.
-    """
-
-    columns: list
-    compare: Callable
-    compared: str
-
-
-def proof(loaded):
-    """The `Proof` of an `inference.Loaded` of one of KINDS."""
-    given = columns(loaded)
+def proof(loaded, answering):
+    """The `parity.Proof` of an `inference.Loaded` of one of KINDS, and of what is exported."""
+    given = columns(loaded, answering.truncation)
     expected = reference(loaded, given)
-    return Proof(given, lambda parts: compare(joined(parts), *expected), COMPARED)
+    requests = parity.requests(**dict(zip(answering.inputs, given)))
+    return parity.Proof(requests, lambda answers: compare(parity.joined(answers), given, *expected), COMPARED)
 
 
-def _fits(loaded, text):
-    """Whether a text to tag is one row, and each of its words has a wordpiece: nothing is cut or left out then."""
+def _fits(loaded, text, truncation):
+    """Whether nothing of a text to tag is cut, and each of its words has a wordpiece: rows in memory have all."""
     pieces = [len(ids) for ids in loaded.tokenizer.tokenize(tf.constant(text.split() or [""])).to_list()]
-    return all(pieces) and sum(pieces) <= loaded.max_seq_length - 2
+    return all(pieces) and (truncation == "windows" or sum(pieces) <= loaded.max_seq_length - 2)
 
 
-def columns(loaded):
+def columns(loaded, truncation):
     """What exports are compared on: a list of `bytes` for each input."""
-    texts = [text for text in parity.texts() if text and text.isascii() and len(text) < 400]
+    texts = [text for text in parity.texts() if text.isascii() and text.split()]
     if loaded.task.kind == tags.KIND:
-        fitting = [text for text in texts if _fits(loaded, text.decode())]
+        fitting = [text for text in texts if _fits(loaded, text.decode(), truncation)]
         return [fitting or [b"a"]]
+    texts = [text for text in texts if len(text) < 400]
     long = b" ".join(texts)
     return [texts, [long[i * 31 :] if i % 2 else text for i, text in enumerate(texts)]]
 
@@ -70,25 +55,17 @@ def reference(loaded, given):
     return examples, loaded.about(examples, 8).predict()
 
 
-def joined(parts):
-    """Answers to several requests as one: {name: array}; rows that have less than others are filled up as in each."""
-    found = {}
-    for name in parts[0]:
-        arrays = [part[name] for part in parts]
-        longest = max((a.shape[1] for a in arrays if a.ndim > 1), default=0)
-        fill = {"O": b"", "S": b"", "i": -1, "f": 0.0}.get(arrays[0].dtype.kind, 0)
-        found[name] = np.concatenate(
-            [np.pad(a, [(0, 0), (0, longest - a.shape[1])], constant_values=fill) if a.ndim > 1 else a for a in arrays]
-        )
-    return found
-
-
-def _compare_tags(found, sentences, predictions):
+def _compare_tags(found, texts, sentences, predictions):
     parity.require_equal(found["truncated"], np.zeros(len(sentences), bool), "truncated")
     differences, same = [0.0], []
-    for i, (sentence, expected) in enumerate(zip(sentences, predictions)):
+    for i, (text, sentence, expected) in enumerate(zip(texts, sentences, predictions)):
         count = len(sentence.words)
-        parity.require_equal([w.decode() for w in found["words"][i, :count]], list(sentence.words), "words")
+        starts, ends = found["starts"][i], found["ends"][i]
+        parity.require_equal((starts >= 0).sum(), count, "number of words")
+        words = [text[a:b].decode() for a, b in zip(starts[:count], ends[:count])]
+        parity.require_equal(words, list(sentence.words), "words")
+        if "words" in found:  # not in a .tflite
+            parity.require_equal([w.decode() for w in found["words"][i, :count]], words, "words")
         log = np.log(found["probabilities"][i, :count]) - np.log(expected.probabilities)
         differences.append(float(np.abs(log).max()))
         same += [tag.decode() == wanted for tag, wanted in zip(found["tags"][i], expected.tags)]
@@ -103,17 +80,28 @@ def _compare_answers(found, questions, predictions):
         if expected.null_odds is not None:
             differences.append(abs(float(found["null_odds"][i]) - expected.null_odds))
         context = question.context.encode()
-        spans = zip(found["starts"][i], found["ends"][i], found["answers"][i])
-        wrong = [text for a, b, text in spans if a >= 0 and context[a:b] != text]
-        checks.require(not wrong, "answers must stand at their bytes", f"{wrong[:1]}", question.where)
-        same.append(found["answer"][i].decode() == expected.text)
+        start, end = found["answer_start"][i], found["answer_end"][i]
+        answer = context[start:end] if start >= 0 else b""
+        if "answers" in found:  # not in a .tflite
+            parity.require_equal(found["answer"][i], answer, "answer")
+            spans = zip(found["starts"][i], found["ends"][i], found["answers"][i])
+            wrong = [text for a, b, text in spans if a >= 0 and context[a:b] != text]
+            checks.require(not wrong, "answers must stand at their bytes", f"{wrong[:1]}", question.where)
+        same.append(answer.decode() == expected.text)
     return {"max_score_difference": max(differences), "answer_agreement": float(np.mean(same))}
 
 
-def compare(found, examples, predictions):
+def compare(found, given, examples, predictions):
     """Differences of an export's answers from the reference: {name: float}.
+
+    Args:
+        found: Answers as arrays.
+        given: Of `columns`.
+        examples: Of `reference`, as are `predictions`.
 
     Raises:
         InputError: what is no score differs.
     """
-    return (_compare_tags if "tags" in found else _compare_answers)(found, examples, predictions)
+    if "tags" in found:
+        return _compare_tags(found, given[0], examples, predictions)
+    return _compare_answers(found, examples, predictions)

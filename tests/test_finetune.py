@@ -354,5 +354,5 @@ class TestExports:
         assert loaders.Lite(path).run(text=["the fox"], text_pair=["a dog"])["score"].shape == (1,)
 
     def test_errors(self, finished, tmp_path):
-        with pytest.raises(checks.InputError, match="the length that it was trained on; got max_seq_length=9, and 13"):
-            saved_model.run(saved_model.SavedModelConfig(finished[1], str(tmp_path), max_seq_length=9))
+        with pytest.raises(checks.InputError, match="max_position_embeddings 23; got max_seq_length=24"):
+            saved_model.run(saved_model.SavedModelConfig(finished[1], str(tmp_path), max_seq_length=24))

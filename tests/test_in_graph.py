@@ -8,7 +8,7 @@ from export import loaders
 from tests import tiny, tiny_run, tiny_squad
 from tfbert import checks, heads
 from tfbert.tasks import answers, batches, in_graph, tags
-from tfbert.text import tokenizer
+from tfbert.text import packing, tokenizer
 
 L = 17
 LABELS = ("O", "B-animal", "I-animal", "I-place")
@@ -41,20 +41,28 @@ class TestTags:
     def served(self, model):
         return in_graph.TagText(model, tiny_run.vocab(), LABELS, L)
 
-    def test_equals_rows_in_memory(self, model, served):
+    @pytest.mark.parametrize("truncation", [None, "head", "tail", "head_tail"])
+    def test_equals_rows_in_memory(self, model, truncation):
+        served = in_graph.TagText(model, tiny_run.vocab(), LABELS, L, truncation, 400)
         found = {name: x.numpy() for name, x in served(tf.constant(TEXTS)).items()}
-        assert found["truncated"].tolist() == [text.startswith("dogs") for text in TEXTS]
+        assert found["truncated"].tolist() == [bool(truncation) and text.startswith("dogs") for text in TEXTS]
         repaired = 0
         for i, text in enumerate(TEXTS):
             words = text.split()
             count = int(np.sum(found["starts"][i] >= 0))
-            assert [w.decode() for w in found["words"][i, :count]] == words[:count]
-            assert count == len(words) or found["truncated"][i]
-            for a, b, word in zip(found["starts"][i], found["ends"][i], words[:count]):
+            if found["truncated"][i]:  # 2 of each 3 wordpieces of this one begin words, of which 15 stay
+                kept = {"head": words[:10], "tail": words[-10:], "head_tail": words[:3] + words[-7:]}[truncation]
+                assert [w.decode() for w in found["words"][i, :count]] == kept
+                assert [text.encode()[a:b] for a, b in zip(found["starts"][i], found["ends"][i])][:count] == [
+                    w.encode() for w in kept
+                ]
+                continue
+            assert [w.decode() for w in found["words"][i, :count]] == words
+            for a, b, word in zip(found["starts"][i], found["ends"][i], words):
                 assert text.encode()[a:b].decode() == word
             assert (found["starts"][i, count:] == -1).all() and (found["ends"][i, count:] == -1).all()
             assert (found["tags"][i, count:] == b"").all() and (found["probabilities"][i, count:] == 0).all()
-            if not words or found["truncated"][i]:
+            if not words:
                 continue
             settings = tags.Settings(labels=LABELS)
             sentences = tags.of_texts([text], None)
@@ -63,9 +71,15 @@ class TestTags:
             (expected,) = tags.decode(settings, logits, rows, sentences)
             assert [t.decode() for t in found["tags"][i, :count]] == list(expected.tags)
             np.testing.assert_allclose(found["probabilities"][i, :count], expected.probabilities, rtol=1e-4)
-            raw = [LABELS[j] for j in logits[0, np.flatnonzero(rows.extra["word"] >= 0)].argmax(-1)]
-            repaired += raw != list(expected.tags)
+            raw = [LABELS[j] for j in logits[0, np.flatnonzero(rows.extra["word"] >= 0)[:3]].argmax(-1)]
+            repaired += raw != list(expected.tags)[:3]
         assert repaired  # else the texts show nothing of it
+
+    def test_strings_beyond_a_number_of_bytes_are_cut(self, model):
+        served = in_graph.TagText(model, tiny_run.vocab(), LABELS, L, None, 18)
+        found = served(tf.constant(["the lazy fox dog 東京", "the lazy fox 東 dog", "the lazy fox dog a"]))
+        assert found["words"].numpy()[:, 3].tolist() == [b"dog", "東".encode(), b"dog"]
+        assert found["words"].shape[1] == 5 and found["truncated"].numpy().tolist() == [True, True, False]
 
     def test_a_batch_equals_one_by_one(self, served):
         whole = {name: x.numpy() for name, x in served(tf.constant(TEXTS)).items()}
@@ -121,6 +135,10 @@ class TestAnswers:
         assert ("null_odds" in found) == with_negative
         for i, (answer, context) in enumerate(zip(expected, CONTEXTS)):
             assert found["answer"][i].decode() == answer.text
+            start, end = found["answer_start"][i], found["answer_end"][i]
+            assert (context.encode()[start:end].decode() if start >= 0 else "") == answer.text and (start < 0) == (
+                end < 0
+            )
             spans = [s for s, _ in answer.n_best if s.start >= 0]
             texts = [t.decode() for t in found["answers"][i] if t]
             # The graph has a text as often as it stands in the context.
@@ -160,3 +178,15 @@ class TestAnswers:
     def test_a_row_too_long_for_the_model(self, model):
         with pytest.raises(checks.InputError, match="max_position_embeddings 23; got max_seq_length=24"):
             in_graph.AnswerText(model, self.VOCAB, self.settings(), 24)
+        with pytest.raises(checks.InputError, match="looks at all of a context, in windows; got truncation='head'"):
+            in_graph.AnswerText(model, self.VOCAB, self.settings(), L, truncation="head")
+        with pytest.raises(checks.InputError, match=r"truncation must be one of head, tail, .*; got 'middle'"):
+            packing.cutting("middle", 9)
+
+    def test_memory_is_that_of_the_texts_and_not_of_a_rectangle(self, model):
+        """A long text beside many short ones takes no more than both alone: nothing is filled up to the longest."""
+        served = in_graph.AnswerText(model, self.VOCAB, self.settings(True), L, top_k=2)
+        served._logits = lambda features: tf.zeros([*features["input_ids"].shape, 2])
+        contexts = ["a " * 30_000, *[""] * 30_000]
+        found = served.on_device(tf.constant([""] * len(contexts)), tf.constant(contexts))
+        assert found["starts"][0, 0] == 0 and not (found["starts"][1:] >= 0).numpy().any()

@@ -26,20 +26,21 @@ def test_takes_the_length_that_the_run_was_trained_on(loaded, tmp_path):
 
 def test_featurize(loaded):
     ids = tiny_run.vocab().ids
-    features, about = loaded.answering.featurize(tf.constant(["the [MASK] dogs [SEP]", "lazy"]))
+    rows, _ = loaded.answering.rows(tf.constant(["the [MASK] dogs [SEP]", "lazy"]))
+    features = rows.features
     row = ["[CLS]", "the", "[MASK]", "dog", "##s", "[", "sep", "]", "[SEP]"]
     assert features["input_ids"][0].numpy().tolist() == [ids[t] for t in row]
     short = ["[CLS]", "lazy", "[SEP]"]
     assert features["input_ids"][1].numpy().tolist() == [ids[t] for t in short] + [ids["[PAD]"]] * 6
     assert features["input_mask"].numpy().tolist() == [[1] * 9, [1] * 3 + [0] * 6]
     assert not features["segment_ids"].numpy().any()
-    assert about["mask_count"].numpy().tolist() == [1, 0] and not about["truncated"].numpy().any()
+    assert rows.text.numpy().tolist() == [0, 1] and not rows.truncated.numpy().any()
 
 
 def test_answers_are_the_references(loaded):
     texts = [t for t in tiny_run.TEXTS]
     answers = answer(loaded, texts)
-    features, _ = loaded.answering.featurize(tf.constant(texts))
+    features = loaded.answering.rows(tf.constant(texts))[0].features
     asked = 0
     for row, (ids, mask) in enumerate(zip(features["input_ids"].numpy(), features["input_mask"].numpy())):
         positions, probabilities, _ = tiny_run.expected(loaded.model, ids[: mask.sum()].tolist())

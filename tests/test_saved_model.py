@@ -1,7 +1,9 @@
 """Tests of export.saved_model, export.loaders, export.c_api, export.serving and export.parity."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -12,7 +14,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import loaders, parity, saved_model, serving
+from export import loaders, parity, prepared, saved_model, serving, signatures
 from tests import tiny, tiny_run
 from tfbert import checks
 
@@ -43,7 +45,7 @@ def settings(run_dir, folder):
 
 
 def wordpieces(loaded, texts):
-    features, _ = loaded.answering.featurize(tf.constant(list(texts), tf.string))
+    features = loaded.answering.rows(tf.constant(list(texts), tf.string))[0].features
     return {n: v.numpy() for n, v in features.items()}
 
 
@@ -66,7 +68,14 @@ def test_signatures(served):
             {"text"},
             {"tokens", "ids", "probabilities", "positions", "mask_count", "truncated"},
         ),
-        "embed": ({"text"}, {"sequence_output", "pooled_output", "input_mask", "truncated"}),
+        "choose": (
+            {"text", "candidates"},
+            {"tokens", "ids", "probabilities", "positions", "mask_count", "truncated"},
+        ),
+        "embed": ({"text"}, {"embedding", "truncated"}),
+        "encode": ({"text"}, {"sequence_output", "pooled_output", "input_mask", "truncated"}),
+        "tokenize": ({"text"}, {"ids", "tokens", "starts", "ends", "count", "truncated"}),
+        "detokenize": ({"input_ids"}, {"text"}),
         "from_ids": (
             {"input_ids", "input_mask", "segment_ids"},
             {"sequence_output", "pooled_output", "next_sentence_logits"}
@@ -99,43 +108,78 @@ def test_ops_beyond_tensorflows_own(served):
     assert set(foreign) == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
 
 
+def test_holds_no_code_no_paths_and_no_data(served, run_dir):
+    """In the bytes of all files: no pickle, no function of Python, no path of this machine."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    site = os.path.dirname(os.path.dirname(tf.__file__))
+    words = [home, site, os.path.expanduser("~") + "/", "/tmp/", run_dir, served, "site-packages", "lambda", "PyFunc"]
+    files = [os.path.join(place, name) for place, _, names in os.walk(served) for name in names]
+    assert sorted(os.path.relpath(f, served) for f in files) == [
+        "assets.extra/tf_serving_warmup_requests",
+        "assets/tokenizer.json",
+        "assets/vocab.txt",
+        "fingerprint.pb",
+        "parity.json",
+        "saved_model.pb",
+        "variables/variables.data-00000-of-00001",
+        "variables/variables.index",
+    ]
+    for path in files:
+        with open(path, "rb") as f:
+            content = f.read()
+        assert not re.match(rb"\x80[\x02-\x05]", content), path  # as pickles begin
+        assert [word for word in words if word.encode() in content] == [], path
+
+
 @LOADERS
 def test_answers_are_the_references_in_each_loader(load, served, loaded):
     texts = list(tiny_run.TEXTS)
     ids = wordpieces(loaded, texts)
     lengths = ids["input_mask"].sum(1)
-    default, embed, from_ids = load(
-        served, [("serving_default", {"text": texts}), ("embed", {"text": texts}), ("from_ids", ids)]
+    default, embed, encode, from_ids = load(
+        served, [*((name, {"text": texts}) for name in ("serving_default", "embed", "encode")), ("from_ids", ids)]
     )
-    assert embed["sequence_output"].shape == (len(texts), lengths.max(), tiny.D)
-    np.testing.assert_array_equal(embed["input_mask"], ids["input_mask"])
+    assert encode["sequence_output"].shape == (len(texts), lengths.max(), tiny.D)
+    np.testing.assert_array_equal(encode["input_mask"], ids["input_mask"])
     few = tiny_run.MAX_MASKS
     for row, (length, (masks, _, cut)) in enumerate(zip(lengths, tiny_run.TEXTS.values())):
         row_ids = ids["input_ids"][row, :length].tolist()
         positions, probabilities, outputs = tiny_run.expected(loaded.model, row_ids)
         for answers in (default, from_ids):
             tiny_run.check_answers(answers, row, positions[:few], probabilities[:few], K)
-        for answers in (embed, from_ids):
+        mean = outputs["sequence_output"][0].mean(0)
+        np.testing.assert_allclose(embed["embedding"][row], mean, atol=2e-5)
+        for answers in (encode, from_ids):
             np.testing.assert_allclose(
                 answers["sequence_output"][row, :length], outputs["sequence_output"][0], atol=2e-5
             )
             np.testing.assert_allclose(answers["pooled_output"][row], outputs["pooled_output"][0], atol=2e-5)
         np.testing.assert_allclose(from_ids["next_sentence_logits"][row], outputs["next_sentence_logits"][0], atol=2e-5)
-        assert (default["mask_count"][row], default["truncated"][row], embed["truncated"][row]) == (masks, cut, cut)
+        assert (default["mask_count"][row], default["truncated"][row], encode["truncated"][row]) == (masks, cut, cut)
 
 
 @LOADERS
 def test_no_text_at_all(load, served):
-    (default, embed) = load(served, [("serving_default", {"text": []}), ("embed", {"text": []})])
+    names = ("serving_default", "embed", "encode", "tokenize")
+    default, embed, encode, pieces, texts, chosen = load(
+        served,
+        [
+            *((name, {"text": []}) for name in names),
+            ("detokenize", {"input_ids": np.zeros([0, 3], np.int32)}),
+            ("choose", {"text": [], "candidates": np.zeros([0, 2], object)}),
+        ],
+    )
     assert default["tokens"].shape == (0, 1, K) and default["tokens"].dtype == object
-    assert embed["pooled_output"].shape == (0, tiny.D)
+    assert encode["pooled_output"].shape == embed["embedding"].shape == (0, tiny.D)
+    assert pieces["ids"].shape == (0, 1) and texts["text"].shape == (0,) and chosen["ids"].shape == (0, 1, 2)
 
 
 def test_a_row_of_a_batch_equals_the_text_alone(served):
     texts = list(tiny_run.TEXTS)
-    requests = [(s, {"text": rows}) for s in ("serving_default", "embed") for rows in (texts, *([t] for t in texts))]
+    names = ("serving_default", "encode", "embed", "tokenize")
+    requests = [(s, {"text": rows}) for s in names for rows in (texts, *([t] for t in texts))]
     answers = loaders.v1_session(served, requests)
-    for first in (0, len(texts) + 1):
+    for first in range(0, len(answers), len(texts) + 1):
         for row in range(len(texts)):
             alone = answers[first + 1 + row]
             if "input_mask" in alone:  # states of padding mean nothing
@@ -169,11 +213,27 @@ def test_parity_says_what_was_compared(served, run_dir):
     assert about["checkpoint_step"] == tiny_run.STEP and about["tokenizer_digest"] == tiny_run.vocab().digest
     assert set(about["loaders"]) == {"v1_session", "c_api"}
     for found in about["loaders"].values():
-        assert set(found) == {"serving_default", "embed", "from_ids"}
-        assert found["serving_default"]["masks"] > 20
+        names = {"choose", "embed", "encode", "from_ids", "tokenize", "detokenize", "serving_default"}
+        assert set(found) == set(about["compared"]) == names
+        assert found["serving_default"]["masks"] == found["from_ids"]["masks"] > 20
         assert 0 < found["serving_default"]["max_log_probability_difference"] < 2e-5
-        assert 0 < found["embed"]["max_sequence_output_difference"] < 2e-5
-    assert about["settings"] == {"top_k": K, "max_masks": 3, "max_seq_length": tiny_run.MAX_SEQ_LENGTH}
+        assert 0 < found["encode"]["max_sequence_output_difference"] < 2e-5
+        assert 0 < found["from_ids"]["max_next_sentence_logits_difference"] < 2e-5
+        assert 0 < found["embed"]["max_embedding_difference"] < 2e-5
+    assert about["settings"] == {
+        "top_k": K,
+        "max_masks": 3,
+        "max_seq_length": tiny_run.MAX_SEQ_LENGTH,
+        "truncation": "head",
+        "max_input_bytes": 65536,
+        "pooling": "mean",
+        "normalize": False,
+    }
+    assert {"saved_model.pb", "assets/vocab.txt", "variables/variables.index"} < set(about["files"])
+    for name, of in about["files"].items():
+        with open(f"{served}/{name}", "rb") as f:
+            content = f.read()
+        assert of == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def test_next_version_is_one_more_than_the_highest(tmp_path):
@@ -185,16 +245,20 @@ def test_next_version_is_one_more_than_the_highest(tmp_path):
 
 
 def test_an_export_of_other_weights_is_refused(served, tmp_path):
-    limits = tiny_run.MAX_SEQ_LENGTH, tiny_run.MAX_MASKS
-    other = parity.reference(tiny_run.make(tmp_path, seed=1), tiny_run.vocab(), *limits, parity.texts())
-    with pytest.raises(checks.InputError, match="the export's scores must equal the run folder's"):
-        saved_model.check(served, other, tiny_run.vocab())
+    tiny_run.make(tmp_path, seed=1)
+    ready = prepared.prepare(settings(tmp_path, tmp_path))
+    other = signatures.Served(ready.answering, ready.model, str(tmp_path))
+    for name, proof in saved_model.proofs(other, ready).items():
+        if name in ("tokenize", "detokenize"):
+            continue  # they have no weights
+        with pytest.raises(checks.InputError, match=f"the export's scores must equal .*signature {name}"):
+            saved_model.check(served, {name: proof})
 
 
 def test_the_check_sees_what_only_python_can_load(loaded, tmp_path, monkeypatch):
     """A Keras model inside of the module: `tf.saved_model.load` is content, a server is not."""
     monkeypatch.setattr(loaded.answering, "weights", {})
-    served = saved_model.Served(loaded.answering, loaded.run.dir)
+    served = signatures.Served(loaded.answering, loaded.model, loaded.run.dir)
     served.keras_model = loaded.model
     tf.saved_model.save(served, str(tmp_path), signatures={"serving_default": served.signatures()["serving_default"]})
     text = tf.constant([b"a [MASK]"])

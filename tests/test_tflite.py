@@ -64,7 +64,7 @@ def test_needs_builtins_and_the_ops_of_tensorflow_text_only(files):
 def test_answers_are_the_references(files, loaded):
     texts = list(tiny_run.TEXTS)
     answers = loaders.Lite(files[0]).run(text=texts)
-    features, _ = loaded.answering.featurize(tf.constant(texts))
+    features = loaded.answering.rows(tf.constant(texts))[0].features
     few = tiny_run.MAX_MASKS
     for row, (ids, mask) in enumerate(zip(features["input_ids"].numpy(), features["input_mask"].numpy())):
         positions, probabilities, _ = tiny_run.expected(loaded.model, ids[: mask.sum()].tolist())
@@ -122,7 +122,7 @@ def test_variables_and_flex_ops_are_refused(files, loaded, monkeypatch):
     for op in ("VAR_HANDLE", "READ_VARIABLE", "FlexStringSplit"):
         monkeypatch.setattr(loaders.Lite, "ops", lambda self, op=op: [*ops(self), op])
         with pytest.raises(checks.InputError, match=f"need no Flex delegate; got ops .*{op}"):
-            tflite.check(files[0], {}, loaded.run.vocab)
+            tflite.check(files[0], None)
 
 
 def test_bad_input(run_dir, tmp_path):

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfbert import checks, run_folder
-from tfbert.text import packing, tokenizer
+from tfbert.text import byte_limit, packing, tokenizer
 from tfbert.text import vocab as vocab_lib
 
 # What fills `ids` and `positions` where a row has fewer masks than the batch's longest.
@@ -30,9 +30,15 @@ class FillMask(tf.Module):
         max_seq_length: Longest sequence in wordpieces, [CLS] and [SEP] included; longer texts are cut.
         top_k: K, the answers for each mask.
         max_masks: The most masks of a text that are answered, from the left.
+        truncation: What becomes of longer texts: see `packing.cutting`. In windows a mask is answered in the one that
+            has the most context of it.
+        max_input_bytes: See `byte_limit.cut`.
     """
 
-    def __init__(self, model, vocab, max_seq_length, top_k=5, max_masks=20):
+    inputs = ("text",)
+    special_tokens = (vocab_lib.MASK,)  # that are recognised in texts
+
+    def __init__(self, model, vocab, max_seq_length, top_k=5, max_masks=20, truncation="head", max_input_bytes=None):
         super().__init__(name="fill_mask")
         embeddings = model.get_layer("embeddings")
         rows, longest = embeddings.word_embeddings.shape[0], embeddings.position_embeddings.shape[0]
@@ -50,46 +56,46 @@ class FillMask(tf.Module):
         )
         self.weights = {v.path: v.value for v in model.variables}
         self.tokenizer = tokenizer.Tokenizer(vocab)
-        self._model = lambda features: model(features, training=False)  # a function is not tracked
+        inputs = {x.name: x for x in model.inputs if x.name != "masked_lm_positions"}
+        outputs = {name: x for name, x in model.output.items() if name != "masked_lm_logits"}
+        # Functions are not tracked. Only states of masks are scored: the vocabulary is the widest axis of all.
+        encoder = keras.Model(inputs, {**outputs, "table": embeddings.output[1]})
+        self._encoder = lambda features: encoder(features, training=False)
+        head = model.get_layer("predictions")
+        self._score = lambda states, table: head(
+            tf.expand_dims(states, 0), tf.expand_dims(tf.range(tf.shape(states)[0]), 0), table if head.tied else None
+        )[0]
         # A tuple would be tracked too, entry by entry; the entry after the last token stands for no answer.
         self._strings = lambda: tf.constant([*vocab.tokens, ""])
         self.vocab, self.max_seq_length, self.top_k, self.max_masks = vocab, max_seq_length, top_k, max_masks
+        self.truncation, self.max_input_bytes = truncation, max_input_bytes
+        self._cutting = lambda: packing.cutting(truncation, max_seq_length)
 
-    def featurize(self, text):
-        """Makes the model's inputs of texts.
+    def rows(self, text):
+        """Makes rows of texts.
 
         The literal `[MASK]` is the only special token that is recognised: a user's `[SEP]` or `[CLS]` is
-        text, and so is `[mask]`. Rows are as long as the longest text of the batch, not `max_seq_length`.
+        text, and so is `[mask]`. Rows are as long as the longest row of the batch, not `max_seq_length`.
 
         Args:
             text: string [B]. Words that are not UTF-8 become [UNK].
 
         Returns:
-            ({"input_ids", "input_mask", "segment_ids"}: int32 [B, L],
-            {"mask_count": int32 [B], masks in the whole text, "truncated": bool [B]}).
+            (`packing.Rows`, the wordpieces int32 RaggedTensor [B, (T)]).
         """
-        ids = self.tokenizer.tokenize(text, special_tokens=(vocab_lib.MASK,))
-        features = packing.pack_single(ids, self.max_seq_length, self.vocab)
-        lengths = tf.reduce_sum(features["input_mask"], axis=1)  # [B]
-        longest = tf.maximum(tf.reduce_max(lengths), 2)  # the maximum of no rows is the least integer
-        features = {name: value[:, :longest] for name, value in features.items()}
-        whole = ids.to_tensor(self.vocab.pad_id)
-        about = {
-            "mask_count": _count(whole, self.vocab.mask_id),
-            "truncated": ids.row_lengths() > self.max_seq_length - 2,
-        }
-        return features, about
+        ids = self.tokenizer.tokenize(text, special_tokens=self.special_tokens)
+        return packing.pack_rows(ids, self.max_seq_length, self.vocab, **self._cutting()), ids
 
     def encode(self, features):
-        """{"sequence_output": [B, L, D], "pooled_output": [B, D]} of the model's inputs."""
-        outputs = self._model({**features, "masked_lm_positions": features["input_ids"][:, :1] * 0})
+        """The encoder's outputs "sequence_output" [B, L, D] and "pooled_output" [B, D], of the model's inputs."""
+        outputs = self._encoder(features)
         return {name: outputs[name] for name in ("sequence_output", "pooled_output")}
 
     def answer(self, features):
         """Answers each mask in the model's inputs.
 
         Args:
-            features: As of `featurize`.
+            features: {"input_ids", "input_mask", "segment_ids"}: int32 [B, L].
 
         Returns:
             A dict; M is the most masks that a row has, at least 1 and at most `max_masks`:
@@ -99,40 +105,100 @@ class FillMask(tf.Module):
               "positions": int32 [B, M], of the masks in `input_ids`, ascending; -1 where there is no mask.
             And the encoder's outputs and "next_sentence_logits", which cost nothing more.
         """
-        positions = self._positions(features["input_ids"], features["input_mask"])  # [B, M]
-        found = positions >= 0
-        outputs = self._model({**features, "masked_lm_positions": tf.maximum(positions, 0)})
-        probabilities = tf.nn.softmax(outputs.pop("masked_lm_logits"))  # [B, M, V]
-        probabilities, ids = tf.math.top_k(probabilities, self.top_k)  # [B, M, K]
-        found = tf.expand_dims(found, -1)  # [B, M, 1]
-        tokens = tf.gather(self._strings(), tf.where(found, ids, len(self.vocab)))
-        answers = {
-            "tokens": tokens,
-            "ids": tf.where(found, ids, NO_ID),
-            "probabilities": tf.where(found, probabilities, 0.0),
-            "positions": positions,
+        text = tf.range(tf.shape(features["input_ids"])[0])
+        at, grid = self._masks(features, features["input_mask"] > 0, text, tf.size(text))
+        outputs, probabilities = self._probabilities(features, at)
+        column = at % tf.maximum(tf.shape(features["input_ids"])[1], 1)
+        return {**outputs, **self.best(probabilities, grid), "positions": packing.pick(column, grid, NO_ID)}
+
+    def of_masks(self, text):
+        """What is likely at each mask of texts.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            (probabilities float32 [masks + 1, V], of which the last mean nothing; "positions", "mask_count" and
+            "truncated" as of `__call__`; int32 [B, M], which of the probabilities are those of each mask, or -1).
+        """
+        rows, ids = self.rows(text)
+        at, grid = self._masks(rows.features, rows.is_best, rows.text, tf.size(rows.truncated))
+        _, probabilities = self._probabilities(rows.features, at)
+        splits = tf.cast(ids.row_splits, tf.int32)
+        of_text = tf.gather(rows.text, at // tf.shape(rows.place)[1])
+        positions = 1 + tf.gather(tf.reshape(rows.place, [-1]), at) - tf.gather(splits, of_text)
+        masks = packing.sums_before(tf.cast(tf.equal(ids.flat_values, self.vocab.mask_id), tf.int32))
+        about = {
+            "positions": packing.pick(positions, grid, NO_ID),
+            "mask_count": tf.gather(masks, splits[1:]) - tf.gather(masks, splits[:-1]),
+            "truncated": rows.truncated,
         }
-        return {**outputs, **answers}
+        return probabilities, about, grid
+
+    def on_device(self, text):
+        """What `__call__` gives, of texts of any length, and without ops that TFLite lacks."""
+        probabilities, about, grid = self.of_masks(text)
+        return {**self.best(probabilities, grid), **about}
 
     def __call__(self, text):
-        """Answers texts, string [B]: see `answer`, `featurize`; without the encoder's outputs."""
-        features, about = self.featurize(text)
-        answers = self.answer(features)
-        return {**{n: answers[n] for n in ("tokens", "ids", "probabilities", "positions")}, **about}
+        """Answers texts.
 
-    def signature(self):
-        """The `tf.function` to save: text, string [B]."""
-        return tf.function(self.__call__, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+        Args:
+            text: string [B].
 
-    def _positions(self, input_ids, input_mask):
-        """Where the masks are: int32 [B, M], ascending, -1 after the last."""
-        is_mask = tf.cast(tf.equal(input_ids, self.vocab.mask_id), tf.int32) * input_mask  # [B, L]
-        length = tf.shape(input_ids)[1]
-        most = tf.reduce_max(tf.reduce_sum(is_mask, axis=1))
-        most = tf.minimum(tf.minimum(tf.maximum(most, 1), self.max_masks), length)
-        # The leftmost masks have the highest scores.
-        scores, positions = tf.math.top_k(is_mask * tf.expand_dims(length - tf.range(length), 0), most)
-        return tf.where(scores > 0, positions, NO_ID)
+        Returns:
+            "tokens", "ids", "probabilities" as of `answer`; "positions" int32 [B, M], of the masks among the wordpieces
+            of the whole text, from 1, -1 where there is no mask; "mask_count" int32 [B], masks in the whole text;
+            "truncated" bool [B].
+        """
+        text, cut = byte_limit.cut(text, self.max_input_bytes)
+        found = self.on_device(text)
+        return {**found, "truncated": found["truncated"] | cut}
+
+    def signature(self, strings=True):
+        """The `tf.function` to save: text, string [B]; without `strings`, that of `on_device`."""
+        function = self.__call__ if strings else self.on_device
+        return tf.function(function, input_signature=[tf.TensorSpec([None], tf.string, "text")], autograph=False)
+
+    def best(self, probabilities, grid):
+        """{"tokens", "ids", "probabilities"} [B, M, K] of probabilities [masks + 1, V] and their places [B, M]."""
+        probabilities, ids = tf.math.top_k(probabilities, self.top_k)
+        return self.named(packing.pick(probabilities, grid, 0.0), packing.pick(ids, grid, NO_ID))
+
+    def named(self, probabilities, ids):
+        """{"tokens", "ids", "probabilities"} of ids, of which -1 is none."""
+        tokens = tf.gather(self._strings(), tf.where(ids >= 0, ids, len(self.vocab)))
+        return {"tokens": tokens, "ids": ids, "probabilities": probabilities}
+
+    def _masks(self, features, counts, text, size):
+        """Where the masks are that are answered.
+
+        Args:
+            features: Rows [N, L].
+            counts: bool [N, L], whether a mask that stands there counts.
+            text: int32 [N], which text a row is of, ascending.
+            size: B, the number of texts.
+
+        Returns:
+            (int32 [masks], their places among the N * L; int32 [B, M], which of these each mask of a text is, or -1).
+        """
+        is_mask = tf.equal(features["input_ids"], self.vocab.mask_id) & counts
+        at = tf.cast(tf.where(tf.reshape(is_mask, [-1]))[:, 0], tf.int32)
+        of_text = tf.gather(text, at // tf.shape(is_mask)[1])
+        number = packing.counts(of_text, size)
+        order = tf.range(tf.size(at)) - tf.gather(packing.sums_before(number), of_text)
+        at = tf.gather(at, tf.where(order < self.max_masks)[:, 0])
+        return at, packing.grid(tf.minimum(number, self.max_masks))
+
+    def _probabilities(self, features, at):
+        """(the encoder's other outputs, probabilities of all entries at places: float32 [masks + 1, V])."""
+        outputs = self._encoder(features)
+        states = outputs["sequence_output"]
+        # One that means nothing, since TFLite has no product of no rows.
+        states = tf.reshape(states, [-1, states.shape[-1]])
+        states = tf.concat([states, tf.zeros([1, states.shape[-1]], states.dtype)], 0)
+        states = tf.gather(states, tf.concat([at, [tf.shape(states)[0] - 1]], 0))
+        return outputs, tf.nn.softmax(self._score(states, outputs.pop("table")))
 
 
 class Loaded(typing.NamedTuple):
@@ -144,7 +210,7 @@ class Loaded(typing.NamedTuple):
     step: int
 
 
-def load(run_dir, max_seq_length=None, top_k=5, max_masks=20, checkpoint=None):
+def load(run_dir, max_seq_length=None, top_k=5, max_masks=20, checkpoint=None, truncation="head", max_input_bytes=None):
     """Loads the `FillMask` of a run folder.
 
     Args:
@@ -154,13 +220,16 @@ def load(run_dir, max_seq_length=None, top_k=5, max_masks=20, checkpoint=None):
         top_k: See `FillMask`.
         max_masks: See `FillMask`.
         checkpoint: As of `run_folder.load_pretrainer`.
+        truncation: See `FillMask`.
+        max_input_bytes: See `FillMask`.
 
     Returns:
         A `Loaded`.
     """
     model, run, step = run_folder.load_pretrainer(run_dir, checkpoint)
     trained_on = run.config.get("records", {}).get("max_seq_length", run.encoder.max_position_embeddings)
-    answering = FillMask(model, run.vocab, max_seq_length or trained_on, top_k, max_masks)
+    limits = max_seq_length or trained_on, top_k, max_masks, truncation, max_input_bytes
+    answering = FillMask(model, run.vocab, *limits)
     return Loaded(answering, model, run, step)
 
 
@@ -189,8 +258,3 @@ def table(text, answers, row):
     if answers["truncated"][row]:
         lines.append("  (the text was cut: it is longer than the model's max_seq_length)")
     return lines
-
-
-def _count(ids, id_):
-    """How often an id is in each row: int32 [B]."""
-    return tf.reduce_sum(tf.cast(tf.equal(ids, id_), tf.int32), axis=1)

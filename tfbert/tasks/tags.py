@@ -117,7 +117,7 @@ def make(settings):
         view=lambda tags, sentences: tag_views.of(settings.labels, tags, sentences),
         of_texts=of_texts,
         show=show,
-        serve=lambda model, vocab, length, top_k: in_graph.TagText(model, vocab, settings.labels, length),
+        serve=lambda model, vocab, length, top_k, *more: in_graph.TagText(model, vocab, settings.labels, length, *more),
     )
 
 

@@ -108,8 +108,10 @@ class Task:
             no such thing.
         view: (predictions, examples with labels) -> a `views.View`: what people look at, such as worst examples.
         show: (prediction, example) -> text of a line or several, for a person at a terminal; goes with `of_texts`.
-        serve: (model, vocab, max_seq_length, top_k) -> what exports save: a tf.Module with `inputs` (names of tensors,
-            string [B]), `signature()` (a tf.function of them), `top_k` and `max_seq_length`; None if there is none.
+        serve: (model, vocab, max_seq_length, top_k, truncation or None, max_input_bytes or None) -> what exports save:
+            a tf.Module with `inputs` (names of tensors, string [B]), `signature(strings)` (a tf.function of them; not
+            `strings`: without ops that TFLite lacks), `tokenizer`, `special_tokens`, `truncation`, `top_k` and
+            `max_seq_length`; None if there is none.
     """
 
     kind: str

@@ -138,7 +138,7 @@ class Tokenizer(tf.Module):
         if special_tokens:
             bases = _row_bases(origins)
             # One longer than the line: of no texts at all it is empty, and TFLite divides by its length.
-            line = tf.gather(bases, row), bases[-1:] + 1
+            line = tf.gather(bases, row), tf.reshape(bases[-1] + 1, [1])
             found = _find_literals(text, special_tokens, bases)
             pieces = splits, ids, begins, starts, ends
             splits, ids, begins, starts, ends = self._recognise(special_tokens, found, line, *pieces)
