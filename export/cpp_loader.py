@@ -105,9 +105,8 @@ def cpp_session(folder, requests):
         command = [program(), folder, asked, answered, *libraries]
         done = subprocess.run(command, capture_output=True, env=quiet, check=False)
         if done.returncode:
-            said = (
-                done.stderr.decode("utf-8", "replace").split("error: ", 1)[-1].strip()
-            )  # TensorFlow's logs stand before
+            # TensorFlow's logs stand before.
+            said = ("\n" + done.stderr.decode("utf-8", "replace")).split("\nerror: ", 1)[-1].strip()
             raise RuntimeError(f"C++ LoadSavedModel ended with status {done.returncode}: {said}")
         with open(answered, "rb") as f:
             pieces = _pieces(f.read())
