@@ -12,7 +12,7 @@ TESTS_AT_ONCE ?= -n 2 --dist loadfile
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(VENV)/requirements.stamp: requirements.txt requirements-report.txt requirements-dev.txt
+$(VENV)/requirements.stamp: requirements.txt requirements-report.txt requirements-deployment.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else f"Python 3.10 to 3.13 is needed; {sys.executable} is {sys.version.split()[0]}. Choose another: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check -q -r requirements.txt -r requirements-dev.txt
