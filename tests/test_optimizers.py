@@ -37,20 +37,21 @@ def gradients(step):
     return [rng.normal(size=shape).astype(np.float32) for shape in SHAPES.values()]
 
 
-def make(vs, rate=RATE):
+def make(vs, rate=RATE, **kwargs):
     decays = param_groups.decay_mask([v.path for v in vs]).__getitem__
-    optimizer = adamw.AdamW(rate, DECAY, B1, B2, EPSILON, decays=decays)
+    optimizer = adamw.AdamW(rate, DECAY, B1, B2, EPSILON, decays=decays, **kwargs)
     optimizer.build(vs)
     return optimizer
 
 
-def reference(start, all_gradients, decayed, rate=lambda step: RATE):
-    """Appendix A.2: Adam without bias correction; decay is part of the update."""
+def reference(start, all_gradients, decayed, rate=lambda step: RATE, corrected=False):
+    """Appendix A.2: Adam without bias correction; decay is part of the update. Corrected: as Kingma and Ba 2015."""
     w, m, v = start.astype(np.float64), 0.0, 0.0
     for step, g in enumerate(all_gradients):
         m = B1 * m + (1 - B1) * g
         v = B2 * v + (1 - B2) * g.astype(np.float64) ** 2
-        w = w - rate(step) * (m / (np.sqrt(v) + EPSILON) + (DECAY * w if decayed else 0))
+        m_hat, v_hat = (m / (1 - B1 ** (step + 1)), v / (1 - B2 ** (step + 1))) if corrected else (m, v)
+        w = w - rate(step) * (m_hat / (np.sqrt(v_hat) + EPSILON) + (DECAY * w if decayed else 0))
     return w
 
 
@@ -92,6 +93,41 @@ class TestAdamW:
         optimizers[1].apply([tf.constant(g) for g in gradients(9)], other)  # the scale was for one update
         for a, b in zip(one, other):
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6, atol=1e-7)
+
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_bias_correction_follows_adam_as_published(self, compiled):
+        vs = variables()
+        start = [v.numpy() for v in vs]
+        optimizer = make(vs, bias_correction=True)
+        apply = tf.function(lambda g: optimizer.apply(g, vs)) if compiled else lambda g: optimizer.apply(g, vs)
+        for step in range(5):
+            apply([tf.constant(g) for g in gradients(step)])
+        for v, want in zip(vs, self.expected(start, 5, corrected=True)):
+            np.testing.assert_allclose(v.numpy(), want, rtol=2e-5, atol=1e-6)
+
+    def test_bias_correction_of_small_gradients_minds_epsilon(self):
+        vs = variables()
+        before = vs[1].numpy()
+        make(vs, bias_correction=True).apply([tf.fill(s, 1e-6) for s in SHAPES.values()], vs)
+        # m and v are corrected to g and g^2, so the first step is g / (g + epsilon) of the rate: half of it.
+        np.testing.assert_allclose(before - vs[1].numpy(), RATE / 2, rtol=1e-4)
+
+    def test_bias_correction_counts_its_own_updates(self):
+        """A run that takes over m and v begins its schedule anew, and not its correction."""
+        vs = variables()
+        start = [v.numpy() for v in vs]
+        optimizer = make(vs, bias_correction=True)
+        for step in range(4):
+            optimizer.apply([tf.constant(g) for g in gradients(step)], vs)
+            optimizer.iterations.assign(0)
+        for v, want in zip(vs, self.expected(start, 4, corrected=True)):
+            np.testing.assert_allclose(v.numpy(), want, rtol=2e-5, atol=1e-6)
+
+    def test_no_bias_to_correct(self):
+        with pytest.raises(
+            checks.InputError, match=r"must be below 1 where their bias is corrected; got 0\.9 and 1\.0"
+        ):
+            adamw.AdamW(RATE, DECAY, 0.9, 1.0, EPSILON, decays=bool, bias_correction=True)
 
     def test_first_step_by_hand(self):
         vs = variables()
@@ -135,10 +171,11 @@ class TestAdamW:
         np.testing.assert_allclose(vs[2].numpy()[0], before[0] * (1 - RATE * DECAY), rtol=1e-6)
 
     @pytest.mark.parametrize("sparse", [False, True])
-    def test_two_replicas_sum_their_gradients(self, mirrored, sparse):
+    @pytest.mark.parametrize("corrected", [False, True])
+    def test_two_replicas_sum_their_gradients(self, mirrored, sparse, corrected):
         with mirrored.scope():
             vs = variables()
-            optimizer = make(vs)
+            optimizer = make(vs, bias_correction=corrected)
         start = [v.numpy() for v in vs]
 
         @tf.function
@@ -154,7 +191,7 @@ class TestAdamW:
 
         for s in range(4):
             step([tf.constant(g) for g in gradients(s)])
-        for v, want in zip(vs, self.expected(start, 4)):
+        for v, want in zip(vs, self.expected(start, 4, corrected=corrected)):
             for copy in v.value.values:
                 np.testing.assert_allclose(copy.numpy(), want, rtol=2e-5, atol=1e-6)
 

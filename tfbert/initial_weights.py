@@ -54,7 +54,8 @@ def _check_vocab(source, vocab):
 
 
 def take_optimizer(path, model, optimizer):
-    """Assigns what another run's optimizer remembers: m and v of each variable, and LAMB's count of updates.
+    """Assigns what another run's optimizer remembers: m and v of each variable, and the count of updates that
+    LAMB and adamw_corrected keep.
 
     The schedule is not among it. A run that is to go on where the other one stopped has num_warmup_steps=0 and the
     learning rate that the other one ended with; a run that warms up anew has its own.

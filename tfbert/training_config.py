@@ -1,6 +1,7 @@
 """The flags that all programs which train share, and what they mean."""
 
 import dataclasses
+import functools
 
 from tfbert import checks, config, distribution, faults, profiling
 from tfbert.optimizers import adamw, lamb, schedules
@@ -22,7 +23,11 @@ MAY_CHANGE = (
 )
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-OPTIMIZERS = {"adamw": adamw.AdamW, "lamb": lamb.Lamb}
+OPTIMIZERS = {
+    "adamw": adamw.AdamW,
+    "adamw_corrected": functools.partial(adamw.AdamW, bias_correction=True),
+    "lamb": lamb.Lamb,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,12 @@ class TrainingConfig:
         upper_bound=1.0,
     )
     eval_batch_size: int = config.field(32, "Rows a batch of evaluation, over all replicas.", lower_bound=1)
-    optimizer: str = config.field("adamw", "What updates the weights.", choices=tuple(OPTIMIZERS))
+    optimizer: str = config.field(
+        "adamw",
+        "What updates the weights: adamw as BERT was trained, adamw_corrected with the bias correction of Adam and of "
+        "PyTorch, or lamb.",
+        choices=tuple(OPTIMIZERS),
+    )
     adam_beta1: float = config.field(0.9, "Decay of the mean gradient.", lower_bound=0.0, upper_bound=1.0)
     adam_beta2: float = config.field(0.999, "Decay of the mean squared gradient.", lower_bound=0.0, upper_bound=1.0)
     adam_epsilon: float = config.field(1e-6, "Added to the root of the mean square.", lower_bound=0.0)

@@ -1,8 +1,9 @@
-"""BERT's AdamW: no bias correction, decay inside the update."""
+"""BERT's AdamW: decay inside the update, and no bias correction unless it is asked for."""
 
 import keras
 import tensorflow as tf
 
+from tfbert import checks
 from tfbert.layers import compiled
 
 
@@ -47,6 +48,12 @@ class AdamW(keras.optimizers.Optimizer):
         decays: path of a variable -> whether weight decay applies to it, such as
             `param_groups.decay_mask(paths).__getitem__`.
         rate_scale: path of a variable -> what its learning rate is multiplied by; None: 1 for all.
+        bias_correction: Whether the t-th update divides m by 1 - beta_1^t and v by 1 - beta_2^t, as Adam was published
+            (Kingma and Ba 2015) and PyTorch has it. Without, updates of the first thousand steps are up to six times
+            as large: Zhang et al. (2021, "Revisiting Few-sample BERT Fine-tuning") trace fine-tuning that fails to it.
+
+    Raises:
+        InputError: there is nothing to correct the bias of: a beta is 1.
     """
 
     def __init__(
@@ -59,9 +66,12 @@ class AdamW(keras.optimizers.Optimizer):
         *,
         decays,
         rate_scale=None,
+        bias_correction=False,
         name="adamw",
     ):
         super().__init__(learning_rate=learning_rate, name=name)
+        must = "adam_beta1 and adam_beta2 must be below 1 where their bias is corrected"
+        checks.require(not bias_correction or max(beta_1, beta_2) < 1.0, must, f"{beta_1} and {beta_2}")
         # Not `weight_decay`: Keras would apply its own decay to an attribute of that name.
         self.decay_rate = weight_decay
         self.beta_1 = beta_1
@@ -69,6 +79,7 @@ class AdamW(keras.optimizers.Optimizer):
         self.epsilon = epsilon
         self.decays = decays
         self.rate_scale = rate_scale or (lambda path: 1.0)
+        self.bias_correction = bias_correction
         self._scale = tf.constant(1.0)
 
     def build(self, variables):
@@ -80,6 +91,23 @@ class AdamW(keras.optimizers.Optimizer):
         self._scale_of = {i: self.rate_scale(v.path) for i, v in enumerate(variables)}.__getitem__
         super().build(variables)
         self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
+        if self.bias_correction:
+            # Not `iterations`, which the learning rate follows: m and v may have come from a run before this one.
+            self._updates = self.add_variable((), "zeros", "int64", aggregation="only_first_replica", name="updates")
+
+    def apply(self, grads, trainable_variables=None):
+        """Updates the variables once, with gradients that are each replica's share of the sum."""
+        super().apply(grads, trainable_variables)
+        if self.bias_correction:
+            self._updates.assign_add(1)
+
+    def _corrections(self):
+        """(what m is divided by, what sqrt(v) is), of the present update."""
+        if not self.bias_correction:
+            return 1.0, 1.0
+        t = tf.cast(self._updates.value + 1, tf.float32)
+        of_m, of_v = (-tf.math.expm1(t * tf.math.log(beta)) for beta in (self.beta_1, self.beta_2))
+        return of_m, tf.sqrt(of_v)
 
     def apply_scaled(self, gradients, scale, variables):
         """`apply` of gradients times a number, without a pass over them to multiply; outside replicas only.
@@ -103,7 +131,10 @@ class AdamW(keras.optimizers.Optimizer):
         handles = (x.handle for x in (variable, self._momentums[index].value, self._velocities[index].value))
         decay_rate = self.decay_rate if index in self._decayed else 0.0
         rate = tf.cast(learning_rate, variable.dtype) * self._scale_of(index)
-        _update(*handles, gradient, self._scale, rate, decay_rate, self.beta_1, self.beta_2, self.epsilon)
+        of_m, of_v = self._corrections()
+        # (m / of_m) / (sqrt(v) / of_v + epsilon), as the function that is compiled has it.
+        rate, decay_rate, epsilon = rate * of_v / of_m, decay_rate * of_m / of_v, self.epsilon * of_v
+        _update(*handles, gradient, self._scale, rate, decay_rate, self.beta_1, self.beta_2, epsilon)
 
     def get_config(self):
         """The arguments, without `decays` and `rate_scale`, which are functions."""
@@ -115,4 +146,5 @@ class AdamW(keras.optimizers.Optimizer):
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
+            "bias_correction": self.bias_correction,
         }
