@@ -148,7 +148,9 @@ class Loaded(NamedTuple):
     def about(self, examples, batch_size):
         """The `Inference` on examples."""
         rows = self.task.featurize(examples, self.tokenizer, self.max_seq_length, False)
-        lengths = batches.lengths_to(self.max_seq_length, self.task.max_chunks)
+        # One graph does for all lengths here, so that nothing is gained by having few; chunks are whole.
+        ladder = batches.lengths_to(self.max_seq_length, self.task.max_chunks)
+        lengths = tuple(sorted({*range(1, self.max_seq_length), *ladder}))
         return Inference(tf.distribute.get_strategy(), self.model, self.task, rows, examples, batch_size, lengths)
 
 
