@@ -288,6 +288,7 @@ class TestErrors:
             ("data comes from one place", {"tfds": "glue/mrpc", "data_dir": "x"}),
             ("--data_dir needs --task_name", {"data_dir": "x"}),
             ("with bucket_by_length a step is one part", {"bucket_by_length": True, "gradient_accumulation_steps": 2}),
+            ("a run ends by the time or by its steps", {"train_hours": 1.0, "num_train_steps": 5}),
             ("best_metric needs --dev_file", {"dev_file": "", "best_metric": "loss"}),
             ("early_stopping_patience needs --dev_file", {"dev_file": "", "early_stopping_patience": 2}),
             ("early_stopping_patience counts evaluations", {"eval_steps": 0, "early_stopping_patience": 2}),
@@ -300,6 +301,15 @@ class TestErrors:
         ):
             self.refused(match, data, tmp_path / "run", **overrides)
         assert not os.path.exists(tmp_path / "run")
+
+    def test_steps_follow_from_epochs(self, data, tmp_path):
+        """Of 61 rows in batches of 10: what google-research/bert trains, rounded to whole steps."""
+        flags = tiny_task.flags(data, tmp_path, num_train_epochs=6.5, eval_steps=None, save_checkpoints_steps=None)
+        planned = finetune._scheduled(flags, 61)
+        assert (planned.num_train_steps, planned.eval_steps, planned.save_checkpoints_steps) == (40, 6, 6)
+        assert (planned.num_warmup_steps, planned.warmup_proportion) == (0, 0.1)
+        planned = finetune._scheduled(dataclasses.replace(flags, num_train_steps=7, num_warmup_steps=3), 61)
+        assert (planned.num_train_steps, planned.num_warmup_steps, planned.warmup_proportion) == (7, 3, None)
 
     def test_flags_of_pre_training_alone_are_not_known(self):
         known = {field.name for field in dataclasses.fields(finetune.FinetuneConfig)}

@@ -6,6 +6,10 @@ import os
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_session_groups
 
 from tests import tiny_task
 from tfbert import checks, finetune
@@ -94,17 +98,47 @@ def test_folds_cover_every_example_once():
         trials.split(examples, 24, 0, np.random.default_rng(3))
 
 
+def hparams_table(folder):
+    """{name: ({flag: value}, {metric: value})} of the runs that TensorBoard's HPARAMS shows of a folder."""
+    multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(folder)
+    multiplexer.Reload()
+    provider = data_provider.MultiplexerDataProvider(multiplexer, folder)
+    context = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    experiment = get_experiment.Handler(RequestContext(), context, "", api_pb2.GetExperimentRequest()).run()
+    request = api_pb2.ListSessionGroupsRequest(start_index=0, slice_size=100)
+    request.allowed_statuses.extend(api_pb2.Status.values())
+    for info in experiment.metric_infos:
+        request.col_params.add().metric.CopyFrom(info.name)
+    table = list_session_groups.Handler(RequestContext(), context, "", request).run()
+    return {
+        group.name: (
+            {name: value.number_value or value.string_value for name, value in group.hparams.items()},
+            {value.name.tag.rpartition("/")[2]: value.value for value in group.metric_values},
+        )
+        for group in table.session_groups
+    }
+
+
 @pytest.mark.slow
 def test_runs_of_the_program(tmp_path, capsys):
-    data = tiny_task.make(tmp_path / "data")
-    more = {"num_train_steps": 2, "num_folds": 2, "dev_file": "", "sweep": ("learning_rate=1e-3:2e-3",)}
-    flags = tiny_task.flags(data, tmp_path / "out", **more)
+    data = tiny_task.make(tmp_path / "data", num_hidden_layers=1)
+    sweep = {"sweep": ("learning_rate=1e-3:2e-3",)}
+    flags = tiny_task.flags(data, tmp_path / "out", num_train_steps=2, num_folds=2, fold=1, dev_file="", **sweep)
     assert finetune.run(flags) == 0
-    names = [f"learning_rate={lr},fold={fold}" for lr in ("0.001", "0.002") for fold in (0, 1)]
+    names = ["learning_rate=0.001", "learning_rate=0.002"]
     assert sorted(os.listdir(tmp_path / "out")) == [*names, "trials.json"]
     groups = json.loads((tmp_path / "out" / "trials.json").read_text())
-    assert [list(group["runs"]) for group in sorted(groups, key=str)] == [names[:2], names[2:]]
+    assert [list(group["runs"]) for group in sorted(groups, key=str)] == [[name] for name in names]
     assert groups[0]["mean"]["accuracy"] >= groups[1]["mean"]["accuracy"]
-    assert "learning_rate=0.001: 2 runs" in capsys.readouterr().out
+    assert "learning_rate=0.001: 1 runs" in capsys.readouterr().out
+    # TensorBoard sees each as a run with its flags, and with the scores on the examples that it held out.
+    table = hparams_table(str(tmp_path / "out"))
+    assert sorted(table) == [f"{name} in {tmp_path / 'out'}" for name in names]
+    for group in groups:
+        [(name, scores)] = group["runs"].items()
+        given, seen = table[f"{name} in {tmp_path / 'out'}"]
+        assert given["learning_rate"] == pytest.approx(group["point"]["learning_rate"])
+        assert given["task"] == "classify" and given["num_train_steps"] == 2
+        assert {score: seen[score] for score in scores} == pytest.approx(scores, rel=1e-4, abs=1e-6)
     assert finetune.run(flags) == 0  # each says that it is finished
-    assert capsys.readouterr().err.count("is finished") == 4
+    assert capsys.readouterr().err.count("is finished") == 2

@@ -30,7 +30,9 @@ class EvaluateConfig:
         None, "Masked wordpieces a row, at most; by default the run's.", lower_bound=1
     )
     output_dir: str = config.field("", "Where a fine-tuned run's eval_results.txt and predictions go, if anywhere.")
-    checkpoint: str = config.field("", "One of the run's, such as ckpt-1000, or best; by default the newest.")
+    checkpoint: str = config.field(
+        "", "One of the run's, such as ckpt-1000, or best; by default the newest, of a fine-tuned run the best."
+    )
     eval_batch_size: int = config.field(32, "Rows a batch.", lower_bound=1)
     max_eval_steps: int | None = config.field(None, "Batches; by default all.", lower_bound=1)
 

@@ -75,9 +75,9 @@ class FinetuneConfig(training_config.TrainingConfig, sentences.Flags, answers.Fl
     num_train_epochs: float = config.field(3.0, "How often each example is trained on.", lower_bound=0.0)
     num_train_steps: int | None = config.field(None, "Optimizer steps, in place of num_train_epochs.", lower_bound=1)
     learning_rate: float = config.field(5e-5, "Peak learning rate.", lower_bound=0.0)
-    num_warmup_steps: int = config.field(0, "Steps of warm-up, without warmup_proportion.", lower_bound=0)
+    num_warmup_steps: int | None = config.field(None, "Steps of warm-up, in place of warmup_proportion.", lower_bound=0)
     warmup_proportion: float | None = config.field(
-        0.1, "Share of the training that is warm-up; in place of num_warmup_steps.", lower_bound=0.0, upper_bound=1.0
+        0.1, "Share of the training that is warm-up.", lower_bound=0.0, upper_bound=1.0
     )
     eval_steps: int | None = config.field(
         None,
@@ -117,6 +117,12 @@ class FinetuneConfig(training_config.TrainingConfig, sentences.Flags, answers.Fl
             not (self.bucket_by_length and self.gradient_accumulation_steps > 1),
             "with bucket_by_length a step is one part, since parts of a step must be equally long",
             f"gradient_accumulation_steps={self.gradient_accumulation_steps}",
+        )
+        checks.require(
+            not (self.train_hours and self.num_train_steps),
+            "a run ends by the time or by its steps",
+            f"train_hours={self.train_hours}, num_train_steps={self.num_train_steps}",
+            do="Give one of the two",
         )
         weights = [self.init_checkpoint, self.run_dir, self.model]
         checks.require(
@@ -210,6 +216,8 @@ def _scheduled(flags, num_rows):
     return dataclasses.replace(
         flags,
         num_train_steps=steps,
+        num_warmup_steps=flags.num_warmup_steps or 0,
+        warmup_proportion=flags.warmup_proportion if flags.num_warmup_steps is None else None,
         eval_steps=epoch if flags.eval_steps is None else flags.eval_steps,
         save_checkpoints_steps=flags.save_checkpoints_steps or epoch,
     )

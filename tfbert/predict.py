@@ -24,7 +24,9 @@ class PredictConfig:
     """Flags of this program, besides --text and --text_pair."""
 
     run_dir: str = config.field("", "Run folder to ask.")
-    checkpoint: str = config.field("", "Name `ckpt-N` or number of a checkpoint, or best; the newest by default.")
+    checkpoint: str = config.field(
+        "", "Name `ckpt-N` or number of a checkpoint, or best; by default the newest, of a fine-tuned run the best."
+    )
     top_k: int = config.field(5, "Answers for each mask.", lower_bound=1)
     max_masks: int = config.field(20, "Masks of a text that are answered.", lower_bound=1)
     input_file: str = config.field("", "Of a fine-tuned run, in place of --text: a table, or tfds:NAME:SPLIT.")
