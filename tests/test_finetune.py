@@ -158,7 +158,7 @@ class TestFinished:
         assert fresh_heads.begins_anew(source, the_task) == {}
         model = the_task.build_model(run.encoder, False)
         initial_weights.take(finished[1], fresh_heads.may_lack(the_task), model, run)
-        best = weights_of(finished[1], results_of(finished[1])["global_step"])
+        best = weights_of(finished[1], checkpoints.read_best(finished[1]).step)
         for variable in model.variables:
             np.testing.assert_array_equal(variable, best[variable.path], err_msg=variable.path)
 
