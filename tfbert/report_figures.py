@@ -29,6 +29,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
 _GROUP_LETTERS = 60  # of the label of a group of values
+_TITLE_WIDTH = 1.9  # inches that a matrix has at least, for its title
 _LABEL_LETTERS = 26  # of a label beside a confusion matrix
 _MOST_NUMBERED = 25  # labels of a confusion matrix whose cells have room for numbers
 
@@ -93,6 +94,7 @@ class Panel:
             guess would press all that comes later flat.
         names: What the legend calls the first curves; none for no legend.
         limits: (left, right, bottom, top) of the axes, or None.
+        most_height: Inches that it takes in a row at most.
     """
 
     title: str
@@ -104,6 +106,7 @@ class Panel:
     falling: bool = False
     names: tuple = ()
     limits: tuple | None = None
+    most_height: float = math.inf
 
     @property
     def insets(self):
@@ -128,6 +131,7 @@ class Matrix:
     title: str
     confusion: typing.Any
     cell: float
+    most_height = math.inf  # as of `Panel`
 
     @property
     def _labels(self):
@@ -154,7 +158,7 @@ class Matrix:
     @property
     def width(self):
         """Inches that it takes in a row."""
-        return self.side + self.insets[0] + self.insets[2]
+        return max(self.side, _TITLE_WIDTH) + self.insets[0] + self.insets[2]
 
     @property
     def height(self):
@@ -163,7 +167,7 @@ class Matrix:
 
     def draw(self, axes):
         """Draws it on matplotlib's axes."""
-        _draw_matrix(axes, self.title, self.confusion, self._labels, self._size)
+        _draw_matrix(axes, self, self._labels, self._size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +183,7 @@ class Dots:
     title: str
     unit: str
     groups: tuple
+    most_height = math.inf  # as of `Panel`
 
     @property
     def insets(self):
@@ -250,7 +255,8 @@ class Row:
         left, drawn = MARGIN, {}
         for panel, width in zip(self.panels, widths, strict=True):
             before, above, after, below = panel.insets
-            axes = sheet.axes(left + before, top + above, width - before - after, self.height - above - below)
+            height = min(self.height, panel.most_height)
+            axes = sheet.axes(left + before, top + above, width - before - after, height - above - below)
             panel.draw(axes)
             # Two views of one thing have one vertical axis.
             axes.set_ylim(drawn.setdefault(panel.title, axes.get_ylim()))
@@ -359,13 +365,14 @@ def _draw_panel(axes, panel):
         axes.spines[side].set_visible(False)
 
 
-def _draw_matrix(axes, title, confusion, labels, size):
+def _draw_matrix(axes, matrix, labels, size):
     """Draws a confusion matrix; cells of few labels bear their counts."""
-    counts = confusion.counts
+    counts = matrix.confusion.counts
     colours = views.cell_colours(counts)
-    axes.imshow(colours, interpolation="nearest", aspect="auto")
-    axes.set_title(title, loc="left", size=11, weight="bold", pad=6)
-    axes.set_xlabel("predicted", size=10)
+    axes.imshow(colours, interpolation="nearest", aspect="equal")
+    axes.set_anchor("NW")
+    axes.set_title(matrix.title, loc="left", size=11, weight="bold", pad=6)
+    axes.set_xlabel(f"predicted ({matrix.confusion.of})", size=10)
     axes.set_ylabel("truth", size=10)
     family = _fonts("DejaVu Sans")
     for axis in (axes.xaxis, axes.yaxis):

@@ -24,6 +24,7 @@ from tfbert.run_logs import HELD_OUT, TRAIN
 
 _CELLS = ((4, 0.75), (8, 0.55), (15, 0.36), (30, 0.24), (60, 0.17), (matrix_image.MOST_CLASSES, 0.125))
 _ROOM = WIDTH - 2 * MARGIN
+_BESIDE, _NARROWEST = 4.6, 4.2  # inches: height, and least width, of what stands beside a confusion matrix
 _STEPS = "optimizer step"
 _PERCENT = ("exact", "HasAns", "NoAns", "best")  # scores of questions are in percent
 
@@ -66,7 +67,8 @@ class Panels(report_page.Panels):
             return None
         points = [self._runs[0].logs.series(name, HELD_OUT) for name in names]
         curves = tuple(Curve(*xy, Style(COLOURS[i], mark="o")) for i, xy in enumerate(points))
-        return Panel("F1 of each type", "score", _STEPS, curves, names=tuple(n.removeprefix("f1_") for n in names))
+        names = tuple(name.removeprefix("f1_") for name in names)
+        return Panel("F1 of each type", "score", _STEPS, curves, names=names, most_height=_BESIDE)
 
 
 def _correlates(name):
@@ -81,8 +83,8 @@ def _precision_recall(curves):
         style = Style(COLOURS[i % len(COLOURS)], dashed=i >= len(COLOURS))
         drawn.append(Curve(curve.recall[answered], curve.precision[answered], style))
     names = tuple(f"{report_texts.fitted(c.name, min(22, len(c.name)))}  {c.average:.3f}" for c in curves)
-    title = "Precision and recall (average precision)"
-    return Panel(title, "precision", "recall", tuple(drawn), names=names, limits=(-0.02, 1.02, -0.02, 1.02))
+    title, limits = "Precision and recall (average precision)", (-0.02, 1.02, -0.02, 1.02)
+    return Panel(title, "precision", "recall", tuple(drawn), names=names, limits=limits, most_height=_BESIDE)
 
 
 def _scatter(points):
@@ -105,23 +107,20 @@ def _histogram(points):
 
 
 def _pictures(view, types):
-    """The row of what is drawn of a view, or None; `types` is the panel of types of entities, or None."""
+    """The rows of what is drawn of a view; `types` is the panel of types of entities, or None."""
     if view.points is not None:
-        return Row((_scatter(view.points), _histogram(view.points)), 5.2, (6.2, _ROOM - 6.2))
+        return [Row((_scatter(view.points), _histogram(view.points)), 5.2, (6.2, _ROOM - 6.2))]
     curves = _precision_recall(view.curves) if view.curves else types
+    alone = [Row((curves,), _BESIDE, (8.0,))] if curves else []
     confusion = view.confusion
     if confusion is None or len(confusion.labels) > matrix_image.MOST_CLASSES:
-        return curves and Row((curves,), 4.6, (8.0,))
+        return alone
     cell = next(inches for most, inches in _CELLS if len(confusion.labels) <= most)
-    matrix = Matrix(f"Confusion matrix ({confusion.of})", confusion, cell)
-    height = max(matrix.height, 4.4) if curves else matrix.height
-    # A matrix keeps its shape: what is left of the row is the curves'.
-    matrix = dataclasses.replace(matrix, cell=cell * (height - sum(matrix.insets[1::2])) / matrix.side)
-    panels, widths = [matrix], [matrix.width]
-    if curves:
-        panels.append(curves)
-        widths.append(min(_ROOM - matrix.width, 7.5))
-    return Row(tuple(panels), matrix.height, tuple(widths))
+    matrix = Matrix("Confusion matrix", confusion, cell)
+    left = _ROOM - matrix.width
+    if not curves or left < _NARROWEST:
+        return [Row((matrix,), matrix.height, (matrix.width,)), *alone]
+    return [Row((matrix, curves), max(matrix.height, _BESIDE), (matrix.width, min(left, 7.5)))]
 
 
 def _answers(run, types, room):
@@ -131,7 +130,8 @@ def _answers(run, types, room):
         return [
             Text("What it answers", (f"eval_view.json is not there yet: it is written at the end of the run, or {do}",))
         ]
-    blocks = [_pictures(run.view, types)]
+    blocks = _pictures(run.view, types)
+    place = len(blocks)  # of what belongs to the labels: below the pictures
     tables = {table.name: table for table in run.view.tables}
     pair = [tables.pop(name) for name in ("most_confused", "labels") if name in tables]
     halves = [(t.title, *report_task_texts.table(t, room // 2 - 2)) for t in pair]
@@ -139,9 +139,9 @@ def _answers(run, types, room):
         heading = f"{table.title} (step {run.view_step:,})"
         blocks.append(Text(heading, report_task_texts.table(table, room)))
     if len(halves) == 2:
-        blocks.insert(1, Text("Labels", report_task_texts.beside(*halves, room)))
+        blocks.insert(place, Text("Labels", report_task_texts.beside(*halves, room)))
     elif halves:
-        blocks.insert(1, Text(halves[0][0], halves[0][1:]))
+        blocks.insert(place, Text(halves[0][0], halves[0][1:]))
     return blocks
 
 
