@@ -19,6 +19,7 @@ RANKS = (
         "tfbert.input_pipeline",
         "tfbert.optimizers",
         "tfbert.cluster",
+        "tfbert.rendezvous",
         "tfbert.distribution",
         "tfbert.lost_worker",
         "tfbert.loss_scale",

@@ -141,6 +141,22 @@ def test_a_bad_step_takes_all_of_them_back(tmp_path):
         np.testing.assert_allclose(ours[name], weights, rtol=1e-2, atol=1e-4, err_msg=name)
 
 
+def test_sigterm_ends_a_worker_that_waits_for_the_others(records, tmp_path):
+    """TensorFlow's own wait is deaf to it."""
+    command = [sys.executable, "-m", "tfbert.pretrain", *test_pretrain.arguments(flags_of(records, tmp_path / "run"))]
+    command.append("--strategy=multi_worker")
+    environment = local.environments(local.free_addresses(2))[0]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while "waiting for the others" not in process.stderr.readline():
+                assert process.poll() is None
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == -signal.SIGTERM
+        finally:
+            process.kill()
+
+
 def test_workers_of_other_flags_end_all(records, tmp_path):
     """One worker was given another learning rate: both end with a sentence, and nothing is trained."""
     flags = flags_of(records, tmp_path / "run")

@@ -13,7 +13,7 @@ import sys
 
 import tensorflow as tf
 
-from tfbert import checks, cluster
+from tfbert import checks, cluster, rendezvous
 
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 
@@ -64,11 +64,12 @@ def _multi_worker_strategy(members):
     # Python's own handler of Ctrl-C would wait for the others too.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        rendezvous.wait_for_all(members)
         strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-    except tf.errors.OpError as e:
+    except (tf.errors.OpError, OSError) as e:
         error = checks.error(
             "workers must be able to reach one another, each at a free port of its own",
-            (e.message or str(e)).splitlines()[0],
+            (getattr(e, "message", None) or str(e)).splitlines()[0],
             about,
             "Look at the addresses and at what else uses these ports, then start all again",
         )
