@@ -19,7 +19,7 @@ import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from export import loaders
+from export import loaders, serving
 from tfbert import checks
 
 # HTTP's status of TensorFlow's error codes.
@@ -43,6 +43,8 @@ class ApiError(Exception):
 class ServedModel:
     """A SavedModel in a session, as a server holds it; may be asked by several threads.
 
+    Its warm-up requests are answered at once: the first request of a session takes seconds.
+
     Args:
         folder: The SavedModel.
     """
@@ -52,6 +54,8 @@ class ServedModel:
         with tf.Graph().as_default() as graph:
             self._session = tf.compat.v1.Session(graph=graph)
             tf.compat.v1.saved_model.load(self._session, ["serve"], folder)
+        for signature, inputs in serving.read_warmup(folder):
+            self.predict(signature, inputs)
 
     def signature(self, name):
         """The SignatureDef of that name."""
@@ -176,7 +180,7 @@ def inputs_of(body, model):
     signature = request.get("signature_name", "")
     if not isinstance(signature, str):
         raise ApiError("INVALID_ARGUMENT", "'signature_name' key must be a string value.")
-    types = {n: tf.as_dtype(info.dtype) for n, info in model.signature(signature).inputs.items()}
+    types = {n: tf.as_dtype(info.dtype) for n, info in sorted(model.signature(signature).inputs.items())}
     given = [key for key in ("instances", "inputs") if key in request]
     if len(given) != 1:
         must = "expecting only one of 'inputs' or 'instances' keys" if given else "Missing 'inputs' or 'instances' key"

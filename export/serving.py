@@ -81,8 +81,10 @@ def write_warmup(folder, model_name, requests):
 
 
 def read_warmup(folder):
-    """The requests that `write_warmup` wrote, as a server reads them."""
+    """The requests that `write_warmup` wrote, as a server reads them; none if it was not asked to."""
     path, requests = os.path.join(folder, FOLDER, FILE), []
+    if not os.path.isfile(path):
+        return requests
     for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}

@@ -72,6 +72,13 @@ def refused(addresses, body, which="/versions/2"):
         return answer.code, json.load(answer)["error"]
 
 
+def test_warm_up_requests_are_answered_before_others(versions, tmp_path):
+    shutil.copytree(f"{versions}/5", tmp_path / "5")
+    serving.write_warmup(str(tmp_path / "5"), "maths", [("serving_default", {"x0": np.float32([-1])})])
+    with pytest.raises(rest_api.ApiError, match="no roots of these"):  # a server does not load such a version either
+        rest_api.load(str(tmp_path), "maths")
+
+
 class TestClients:
     def test_both_get_the_same_answers(self, addresses):
         texts, numbers, flags = [b"caf\xc3\xa9", b"\xff\x00"], [1, -2], [True, False]

@@ -68,6 +68,7 @@ def written(versions, tmp_path):
 
 
 def test_warm_up_requests_are_read_as_they_were_written(tmp_path):
+    assert serving.read_warmup(str(tmp_path)) == []
     requests = [("serving_default", {"text": [b"a", b"\xff"]}), ("from_ids", {"input_ids": [[1, 2, 3]]})]
     serving.write_warmup(str(tmp_path), "bert", requests)
     read = serving.read_warmup(str(tmp_path))
