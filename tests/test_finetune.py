@@ -1,6 +1,7 @@
 """Fine-tuning as a whole program: from a pre-trained run folder to scores, predictions and answers."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -229,7 +230,8 @@ class TestResume:
         assert finetune.run(flags) == 0
         best, ended = checkpoints.read_best(flags.output_dir), checkpoints.saved_steps(flags.output_dir)[-1]
         accuracies = {r["step"]: r["accuracy"] for r in metrics_of(finished[1]) if r["split"] == "held_out"}
-        worse = [step for step in accuracies if step > 6 and accuracies[step] <= accuracies[step - 6]]
+        steps = sorted(accuracies)[1:]
+        worse = [step for before, step in itertools.pairwise(steps) if accuracies[step] <= accuracies[before]]
         assert ended == worse[0] < STEPS and best.step == ended - 6 == results_of(flags.output_dir)["global_step"]
         told, text = capsys.readouterr().err, f"none of 1 evaluations on end was better than that of step {best.step}"
         assert f"early_stop at step {ended}: {text}" in told
