@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from export import loaders, saved_model, tflite
 from tests import tiny_task
-from tfbert import checkpoints, checks, evaluate, finetune, initial_weights, predict, run_folder
+from tests.test_summaries import read as summaries_of
+from tfbert import checkpoints, checks, evaluate, finetune, initial_weights, predict, run_folder, views
 from tfbert.convert import formats
 from tfbert.tasks import fresh_heads, kinds
 
@@ -111,6 +112,17 @@ class TestFinished:
         assert [row[1] for row in rows] == [("animal", "thing")[i] for i in probabilities.argmax(1)]
         assert [row[2] for row in rows] == [label for _, label in tiny_task.examples(2, tiny_task.DEV)]
         assert results["eval_accuracy"] == pytest.approx(np.mean([row[1] == row[2] for row in rows]), abs=1e-6)
+
+    def test_what_it_answers_is_shown(self, finished):
+        """In TensorBoard after each evaluation, and in eval_view.json with the weights of eval_results.txt."""
+        step, view = views.read(finished[1])
+        results = results_of(finished[1])
+        assert step == results["global_step"] and view.confusion.counts.sum() == tiny_task.DEV
+        assert np.trace(view.confusion.counts) / tiny_task.DEV == pytest.approx(results["eval_accuracy"], abs=1e-6)
+        shown = summaries_of(os.path.join(finished[1], "tensorboard", "held_out"))
+        evaluated = [row["step"] for row in metrics_of(finished[1]) if row["split"] == "held_out"]
+        for tag in ("quality/confusion_matrix", "precision_recall/animal", "held_out_worst_examples", "quality/f1"):
+            assert [step for step, _ in shown[tag]] == evaluated, tag
 
     def test_evaluate_and_predict_need_the_run_folder_alone(self, finished, data, tmp_path, capsys):
         dev = str(data / "dev.tsv")
