@@ -48,7 +48,7 @@ class TestClasses:
 
     def test_labels(self, classified):
         head, rows = table(classified, "labels")[2:]
-        assert head == ("examples", "predicted", "precision", "recall", "F1", "average precision", "label")
+        assert head == ("examples", "predicted", "precision", "recall", "F1", "AP", "label")
         # By probability: cat is first of 0.7, 0.6, 0.5, 0.1, 0.0; dog first to third of 0.8, 0.4, 0.3, 0.25, 0.2.
         assert rows == (
             ("1", "3", "0.333", "1.000", "0.500", "1.000", "cat"),

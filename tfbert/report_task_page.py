@@ -82,7 +82,7 @@ def _precision_recall(curves):
         answered = curve.counts[:2].sum(0) > 0  # where nothing is predicted there is no precision
         style = Style(COLOURS[i % len(COLOURS)], dashed=i >= len(COLOURS))
         drawn.append(Curve(curve.recall[answered], curve.precision[answered], style))
-    names = tuple(f"{report_texts.fitted(c.name, min(22, len(c.name)))}  {c.average:.3f}" for c in curves)
+    names = tuple(f"{report_texts.fitted(c.name, min(28, len(c.name)))}  {c.average:.3f}" for c in curves)
     title, limits = "Precision and recall (average precision)", (-0.02, 1.02, -0.02, 1.02)
     return Panel(title, "precision", "recall", tuple(drawn), names=names, limits=limits, most_height=_BESIDE)
 

@@ -129,7 +129,10 @@ def precision_recall(name, truth, probabilities):
 
 
 def most_confused(confusion):
-    """The `Table` of pairs that were taken for one another, the most frequent first; None if all is right."""
+    """The `Table` of pairs that were taken for one another, the most frequent first; None if all is right.
+
+    The share is that of all cases of the true label.
+    """
     wrong = confusion.counts * ~np.eye(len(confusion.labels), dtype=bool)
     found = [divmod(int(i), len(confusion.labels)) for i in np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]]
     rows = tuple(
@@ -142,7 +145,7 @@ def most_confused(confusion):
         for pair in found
         if wrong[pair]
     )
-    head = (confusion.of, "share of the truth", "truth", "predicted")
+    head = (confusion.of, "share", "truth", "predicted")
     return Table("most_confused", "Most confused pairs", head, rows) if rows else None
 
 

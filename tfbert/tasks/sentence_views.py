@@ -49,7 +49,7 @@ def by_label(labels, truth, said, of_what, probabilities=None):
         truth: bool [N, C].
         said: bool [N, C].
         of_what: What N counts, such as "examples".
-        probabilities: float [N, C]; if given, average precision stands beside the others.
+        probabilities: float [N, C]; if given, average precision (AP) stands beside the others.
     """
     found = []
     for i, (label, wanted, given) in enumerate(zip(labels, truth.T, said.T, strict=True)):
@@ -66,7 +66,7 @@ def by_label(labels, truth, said, of_what, probabilities=None):
 def label_table(rows, of_what):
     """The `views.Table` of rows (examples, predicted, precision, recall, F1, ..., label), the lowest F1 first."""
     cut = f", the lowest {views.PAIRS} of {len(rows)}" if len(rows) > views.PAIRS else ", the lowest F1 first"
-    head = (of_what, "predicted", "precision", "recall", "F1", "average precision", "label")
+    head = (of_what, "predicted", "precision", "recall", "F1", "AP", "label")
     head = head if rows and len(rows[0]) == len(head) else (*head[:5], head[-1])
     return views.Table("labels", f"Label by label{cut}", head, tuple(rows[: views.PAIRS]))
 
