@@ -161,6 +161,10 @@ class Lite:
         """Answers one request: {output name: array}."""
         return self._interpreter.get_signature_runner("serving_default")(**_arrays(inputs))
 
+    def inputs(self):
+        """The names of what `run` takes."""
+        return self._interpreter.get_signature_list()["serving_default"]["inputs"]
+
     def ops(self):
         """The names of the ops in the file, sorted."""
         return sorted({op["op_name"] for op in self._interpreter._get_ops_details()})
