@@ -17,6 +17,11 @@ def has_rows(answering):
     return getattr(answering, "max_chunks", 1) == 1
 
 
+def _float32(outputs):
+    """Outputs whose type hangs on the model's, such as bfloat16, as float32, which every client has."""
+    return {name: tf.cast(x, tf.float32) if x.dtype.is_floating else x for name, x in outputs.items()}
+
+
 class Served(tf.Module):
     """The graph, and the vocabulary as assets.
 
@@ -90,7 +95,7 @@ class Served(tf.Module):
     def embed(self, text):
         """One vector a text; that of a text in windows is the mean of theirs."""
         rows, truncated = self._rows(text, self.answering.truncation)
-        vectors = tf.cast(self._pool(self._states(rows.features), rows.features["input_mask"]), tf.float32)
+        vectors = self._pool(_float32(self._states(rows.features)), rows.features["input_mask"])
         if self.answering.truncation == "windows":
             vectors = packing.mean_of_rows(vectors, rows.text, tf.size(text))
         if self.normalize:
@@ -102,14 +107,21 @@ class Served(tf.Module):
         rows, truncated = self._rows(
             text, "head" if self.answering.truncation == "windows" else self.answering.truncation
         )
-        return {**self._states(rows.features), "input_mask": rows.features["input_mask"], "truncated": truncated}
+        return {
+            **_float32(self._states(rows.features)),
+            "input_mask": rows.features["input_mask"],
+            "truncated": truncated,
+        }
 
     def from_ids(self, input_ids, input_mask, segment_ids):
         """All that the model gives."""
-        features = dict(zip(IDS, (input_ids, input_mask, segment_ids)))
+        input_ids = tf.ensure_shape(input_ids, [None, None])
+        # An error if they differ, where a mask of one row would count for all.
+        others = (tf.reshape(x, tf.shape(input_ids)) for x in (input_mask, segment_ids))
+        features = dict(zip(IDS, (input_ids, *others)))
         if isinstance(self.answering, fill_mask.FillMask):
-            return self.answering.answer(features)
-        return self._model(features)
+            return _float32(self.answering.answer(features))
+        return _float32(self._model(features))
 
     def tokenize(self, text):
         """The wordpieces of texts, without [CLS] and [SEP]; at most as many as a row of the model has room for."""
@@ -130,7 +142,7 @@ class Served(tf.Module):
 
     def detokenize(self, input_ids):
         """Texts of ids: words with a space between them; [CLS], [SEP], [PAD] and ids below 0 stand for nothing."""
-        most = len(self._vocab)
+        most, input_ids = len(self._vocab), tf.ensure_shape(input_ids, [None, None])
         pieces = tf.gather(self._written(), tf.where(input_ids < 0, most, input_ids))
         return {"text": tf.strings.regex_replace(tf.strings.reduce_join(pieces, -1), "^ ", "")}
 
@@ -142,7 +154,9 @@ class Served(tf.Module):
         """
         of = self.answering
         text, cut = byte_limit.cut(text, of.max_input_bytes)
-        candidates = tf.strings.substr(candidates, 0, 256)  # no entry of a vocabulary is longer
+        # An error if there are not as many rows; no entry of a vocabulary is longer.
+        candidates = tf.reshape(candidates, tf.stack([tf.size(text), tf.shape(candidates)[1]]))
+        candidates = tf.strings.substr(candidates, 0, 256)
         pieces = of.tokenizer.tokenize(tf.reshape(candidates, [-1]))
         splits = tf.cast(pieces.row_splits, tf.int32)
         ids = packing.pick(pieces.flat_values, tf.where(splits[1:] - splits[:-1] == 1, splits[:-1], -1), -1)

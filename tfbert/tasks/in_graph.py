@@ -250,6 +250,7 @@ class AnswerText(_Texts):
               "truncated": bool [B], whether the question was cut, or the context to `max_input_bytes`.
         """
         (question, cut), (context, cut_too) = (byte_limit.cut(x, self.max_input_bytes) for x in (question, context))
+        context = tf.reshape(context, tf.shape(question))  # an error if there are not as many
         found = self.on_device(question, context)
         answer = (tf.expand_dims(found[name], 1) for name in ("answer_start", "answer_end"))
         return {

@@ -142,5 +142,6 @@ class ServedSentences(tf.Module):
             "truncated" bool [B], whether a text was cut.
         """
         texts, cut = zip(*(byte_limit.cut(text, self.max_input_bytes) for text in texts))
+        texts = [tf.reshape(text, tf.shape(texts[0])) for text in texts]  # an error if there are not as many
         found = self.on_device(*texts)
         return {**found, "truncated": tf.reduce_any(tf.stack([found["truncated"], *cut]), 0)}

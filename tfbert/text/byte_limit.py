@@ -15,9 +15,13 @@ def cut(text, most):
     Returns:
         (texts string [B], whether each was cut bool [B]). Where no character ends near the limit, since a text is not
         UTF-8, it is cut at the limit.
+
+    Raises:
+        tf.errors.InvalidArgumentError: it turns out, when the graph runs, that they are no [B]: servers do not look.
     """
     if most is None:
         return text, tf.zeros_like(text, tf.bool)
+    text = tf.ensure_shape(text, [None])
     over = tf.strings.length(text) > most
     # The bytes from three before the limit to the first that goes: a character has four at most.
     near = tf.strings.substr(text, tf.where(over, most - 3, 0), tf.where(over, 4, 0))
