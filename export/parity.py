@@ -330,15 +330,15 @@ def digests(folder):
     for place, folders, names in os.walk(folder):
         folders.sort()
         for name in names:
-            path = os.path.join(place, name)
+            path, digest = os.path.join(place, name), hashlib.sha256()
             with open(path, "rb") as f:
-                digest = hashlib.file_digest(f, "sha256") if hasattr(hashlib, "file_digest") else None
-                digest = digest or hashlib.sha256(f.read())  # Python 3.10
+                while block := f.read(1 << 20):
+                    digest.update(block)
             found[os.path.relpath(path, folder)] = {"bytes": os.path.getsize(path), "sha256": digest.hexdigest()}
     return dict(sorted(found.items()))
 
 
-def write(path, run, step, comparisons, proofs, files, **more):
+def write(path, run, step, comparisons, proofs, files, tolerance=TOLERANCE, **more):
     """Writes parity.json.
 
     Args:
@@ -348,6 +348,7 @@ def write(path, run, step, comparisons, proofs, files, **more):
         comparisons: {loader: {signature: differences}}.
         proofs: {signature: `Proof`}.
         files: Of `digests`.
+        tolerance: Of `prove`.
         **more: Anything else that belongs there (sizes, flags).
     """
     about = {
@@ -355,7 +356,7 @@ def write(path, run, step, comparisons, proofs, files, **more):
         "checkpoint_step": int(step),
         "tokenizer_digest": run.vocab.digest,
         "texts": len(texts()),
-        "tolerance": TOLERANCE,
+        "tolerance": tolerance,
         "compared": {signature: proof.compared for signature, proof in proofs.items()},
         "loaders": comparisons,
         "config": config.to_dict(run.encoder),

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from export import parity, tasks, words
-from tfbert import checks, fill_mask, run_folder
+from export import bfloat16, parity, tasks, words
+from tfbert import checks, fill_mask, heads, run_folder
 from tfbert.tasks import inference
 from tfbert.text import byte_limit
 
@@ -27,7 +27,8 @@ class Prepared(NamedTuple):
 
     Attributes:
         answering: What answers texts: `fill_mask.FillMask`, or of a task's `serve`.
-        model: Its Keras model, in float32.
+        model: Its Keras model.
+        reference: The same model in float32, with which the run folder answers.
         proof: The `parity.Proof` of its signature.
         expected: Of `parity.reference`, for `parity.texts()`; None of a run with a task.
         run: The run folder.
@@ -36,6 +37,7 @@ class Prepared(NamedTuple):
 
     answering: tf.Module
     model: keras.Model
+    reference: keras.Model
     proof: parity.Proof
     expected: dict | None
     run: run_folder.RunFolder
@@ -48,7 +50,7 @@ class Prepared(NamedTuple):
         return {name: getattr(self.answering, name) for name in names if hasattr(self.answering, name)}
 
 
-def _of_task(loaded, cfg, max_input_bytes):
+def _of_task(loaded, cfg, max_input_bytes, dtype):
     """The `Prepared` of an `inference.Loaded`."""
     task, longest = loaded.task, loaded.run.encoder.max_position_embeddings
     checks.require(task.serve, "a task must be one that can be exported", f"{task.kind}", loaded.run.dir)
@@ -60,17 +62,24 @@ def _of_task(loaded, cfg, max_input_bytes):
     )
     loaded = loaded._replace(max_seq_length=length)
     limits = length, cfg.top_k, cfg.truncation or None, max_input_bytes
-    answering = task.serve(loaded.model, loaded.run.vocab, *limits)
+    model = _in(dtype, lambda: task.build_model(loaded.run.encoder, False), loaded.model)
+    answering = task.serve(model, loaded.run.vocab, *limits)
     proof = (words if task.kind in words.KINDS else tasks).proof(loaded, answering)
-    return Prepared(answering, loaded.model, proof, None, loaded.run, loaded.step)
+    return Prepared(answering, model, loaded.model, proof, None, loaded.run, loaded.step)
 
 
-def prepare(cfg, max_input_bytes=None):
+def _in(dtype, make, model):
+    """A model in "float32", as it is, or in "bfloat16"."""
+    return bfloat16.build(make, model) if dtype == "bfloat16" else model
+
+
+def prepare(cfg, max_input_bytes=None, dtype="float32"):
     """The `Prepared` of a run folder.
 
     Args:
         cfg: Has run_dir, top_k, max_masks, max_seq_length and truncation, as both programs have them.
         max_input_bytes: See `byte_limit.cut`.
+        dtype: "float32" or "bfloat16".
 
     Raises:
         InputError: it is none, it cannot be exported, or not in this way.
@@ -83,13 +92,16 @@ def prepare(cfg, max_input_bytes=None):
         f"max_input_bytes={max_input_bytes}",
     )
     if loaded := inference.load(cfg.run_dir):
-        return _of_task(loaded, cfg, max_input_bytes)
+        return _of_task(loaded, cfg, max_input_bytes, dtype)
     truncation = cfg.truncation or "head"
     loaded = fill_mask.load(
         cfg.run_dir, cfg.max_seq_length, cfg.top_k, cfg.max_masks, None, truncation, max_input_bytes
     )
-    answering, vocab, texts = loaded.answering, loaded.run.vocab, parity.texts()
+    answering, run, vocab, texts = loaded.answering, loaded.run, loaded.run.vocab, parity.texts()
     limits = answering.max_seq_length, cfg.max_masks
     expected = parity.reference(loaded.model, vocab, *limits, texts, truncation)
     proof = parity.of_masks(expected, vocab, {"text": texts}, COMPARED)
-    return Prepared(answering, loaded.model, proof, expected, loaded.run, loaded.step)
+    model = _in(dtype, lambda: heads.build_pretrainer(run.encoder), loaded.model)
+    if model is not loaded.model:
+        answering = fill_mask.FillMask(model, vocab, limits[0], cfg.top_k, cfg.max_masks, truncation, max_input_bytes)
+    return Prepared(answering, model, loaded.model, proof, expected, run, loaded.step)

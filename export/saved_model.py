@@ -38,6 +38,9 @@ between two characters, before anything else is done with them), or beyond --max
 In windows nothing is left out: a mask or word is answered in the one that has most context of it, and logits and
 embeddings are means.
 
+With --tf_hub there are two more SavedModels in tf_hub/: see `export.tf_hub`. With --dtype=bfloat16 scores are float32
+still, and parity.json says how far they are from those of float32.
+
 `[MASK]` is recognised as it is written here, in pre-trained runs; no other special token is. vocab.txt and
 tokenizer.json are in assets/, warm-up requests in assets.extra/, and parity.json says how each signature was compared,
 and the SHA-256 of each file.
@@ -52,7 +55,7 @@ import time
 
 import tensorflow as tf
 
-from export import audit, loaders, parity, prepared, serving, signatures, states
+from export import audit, loaders, parity, prepared, serving, signatures, states, tf_hub
 from tfbert import checks, config, heads
 from tfbert.text import packing
 
@@ -72,6 +75,10 @@ class SavedModelConfig:
     )
     truncation: str = config.field("", prepared.TRUNCATION, choices=("", *packing.TRUNCATIONS))
     model_name: str = config.field("bert", "The name under which it will be served, for the warm-up requests.")
+    dtype: str = config.field(
+        "float32", "Of the matrices; bfloat16 is smaller, and its scores differ.", choices=("float32", "bfloat16")
+    )
+    tf_hub: bool = config.field(False, "Also write what TF-Hub's common API has: tf_hub/encoder and preprocessor.")
     serving_version: str = config.field("", "Release of TensorFlow Serving that must know every op, as 2.13.")
     pooling: str = config.field(
         "mean",
@@ -100,26 +107,27 @@ def proofs(served, ready):
     if signatures.has_rows(ready.answering):
         # Positions are columns of input_ids there, which are those of the text if its head stays.
         same = ready.expected and ready.answering.truncation == "head"
-        found |= states.proofs(served, ready.model, texts, ready.proof.compare if same else None)
+        found |= states.proofs(served, ready.reference, texts, ready.proof.compare if same else None)
     return found
 
 
-def check(folder, wanted):
+def check(folder, wanted, tolerance=parity.TOLERANCE):
     """Reloads a SavedModel through each of `LOADERS` and compares each signature.
 
     Args:
         folder: The SavedModel.
         wanted: Of `proofs`.
+        tolerance: The largest difference of scores, or None where it is only told.
 
     Returns:
         {loader: {signature: differences}}.
 
     Raises:
-        InputError: scores differ by more than `parity.TOLERANCE`.
+        InputError: scores differ by more, or what is no score differs.
         RuntimeError or tf.errors.OpError: it cannot be loaded or run.
     """
     return {
-        name: parity.prove(wanted, lambda requests, load=load: load(folder, requests), name)
+        name: parity.prove(wanted, lambda requests, load=load: load(folder, requests), name, tolerance)
         for name, load in LOADERS.items()
     }
 
@@ -144,10 +152,16 @@ def _write(folder, cfg, ready):
     tf.saved_model.save(served, folder, signatures=served.signatures())
     serving.write_warmup(folder, cfg.model_name, _warm(ready.answering))
     wanted = proofs(served, ready)
-    comparisons = check(folder, wanted)
-    settings = {**ready.settings, "pooling": cfg.pooling, "normalize": cfg.normalize}
+    # Scores in bfloat16 are told, and judged by who takes them: 8 bits are 2 to 3 decimal digits.
+    tolerance = parity.TOLERANCE if cfg.dtype == "float32" else None
+    comparisons = check(folder, wanted, tolerance)
+    if cfg.tf_hub:
+        comparisons["tf_hub"] = tf_hub.write(os.path.join(folder, tf_hub.FOLDER), ready.reference, ready.run)
+    settings = {**ready.settings, "pooling": cfg.pooling, "normalize": cfg.normalize, "dtype": cfg.dtype}
     path = os.path.join(folder, parity.FILE)
-    parity.write(path, ready.run, ready.step, comparisons, wanted, parity.digests(folder), settings=settings)
+    parity.write(
+        path, ready.run, ready.step, comparisons, wanted, parity.digests(folder), tolerance=tolerance, settings=settings
+    )
     return comparisons
 
 
@@ -155,7 +169,13 @@ def run(cfg):
     """Exports, compares, and returns the path of the new version."""
     started = time.monotonic()
     checks.require(cfg.output_dir, "--output_dir must be given", "none")
-    ready = prepared.prepare(cfg, cfg.max_input_bytes)
+    ready = prepared.prepare(cfg, cfg.max_input_bytes, cfg.dtype)
+    checks.require(
+        not cfg.tf_hub or signatures.has_rows(ready.answering),
+        "tf_hub takes a run whose texts are one row",
+        "one that was trained on chunks",
+        cfg.run_dir,
+    )
     try:
         os.makedirs(cfg.output_dir, exist_ok=True)
         # Aside and renamed: a server that watches the folder takes only numbers for versions.

@@ -115,7 +115,8 @@ def _export(ready, path, quantized):
         files = {os.path.basename(path): parity.digests(aside)["model.tflite"]}
         comparisons, proofs = {"tflite_interpreter": {SIGNATURE: differences}}, {SIGNATURE: ready.proof}
         more = {"weights": kind, "bytes": os.path.getsize(file), "ops": ops, "settings": ready.settings}
-        parity.write(about, ready.run, ready.step, comparisons, proofs, files, **more)
+        tolerance = None if quantized else parity.TOLERANCE
+        parity.write(about, ready.run, ready.step, comparisons, proofs, files, tolerance, **more)
         os.replace(about, path.removesuffix(".tflite") + "." + parity.FILE)
         os.replace(file, path)
     size = os.path.getsize(path) / 1e6
