@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 
 from export import loaders, prepared, saved_model, signatures
 from tests import tiny, tiny_run, tiny_tasks
@@ -120,7 +121,8 @@ def test_wrong_types_and_ranks_are_errors(exported):
         tf.compat.v1.saved_model.load(session, ["serve"], folder)
         for signature, inputs in WRONG:
             fetches = [x.name for _, x in sorted(defs[signature].outputs.items())]
-            ask = session.make_callable(fetches, [defs[signature].inputs[name].name for name in inputs])
+            feeds = [defs[signature].inputs[name].name for name in inputs]
+            ask = session._make_callable_from_options(config_pb2.CallableOptions(feed=feeds, fetch=fetches))
             with pytest.raises(tf.errors.InvalidArgumentError):
                 print(signature, inputs, ask(*inputs.values()))
         right = session.make_callable(
