@@ -61,7 +61,7 @@ class Served(tf.Module):
         self._written = lambda: tf.constant(
             [
                 "" if t in none else t.removeprefix("##") if t.startswith("##") and len(t) > 2 else f" {t}"
-                for t in (*self._vocab.tokens, vocab_lib.PAD)
+                for t in (vocab_lib.PAD, *self._vocab.tokens)
             ]
         )
 
@@ -142,8 +142,9 @@ class Served(tf.Module):
 
     def detokenize(self, input_ids):
         """Texts of ids: words with a space between them; [CLS], [SEP], [PAD] and ids below 0 stand for nothing."""
-        most, input_ids = len(self._vocab), tf.ensure_shape(input_ids, [None, None])
-        pieces = tf.gather(self._written(), tf.where(input_ids < 0, most, input_ids))
+        # One further, since the first stands for ids below 0; those above all are an error of the gather.
+        places = tf.maximum(tf.ensure_shape(input_ids, [None, None]), packing.NO_PLACE) + 1
+        pieces = tf.gather(self._written(), places)
         return {"text": tf.strings.regex_replace(tf.strings.reduce_join(pieces, -1), "^ ", "")}
 
     def choose(self, text, candidates):
