@@ -136,6 +136,6 @@ def test_bad_input():
 
 
 def test_lengths_end_with_the_longest():
-    assert batches.lengths_to(100) == (16, 32, 48, 64, 96, 100)
+    assert batches.lengths_to(100) == (12, 16, 24, 32, 48, 64, 80, 96, 100)
     assert batches.lengths_to(128)[-2:] == (96, 128) and batches.lengths_to(5) == (5,)
-    assert batches.lengths_to(100, 3) == (16, 32, 48, 64, 96, 100, 200, 300)
+    assert batches.lengths_to(100, 3) == (12, 16, 24, 32, 48, 64, 80, 96, 100, 200, 300)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfbert import checks
 
 POOL = 50  # parts; larger pools have rows of more alike lengths, and an order that is less random
-LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+LENGTHS = (12, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512)
 ROW = "row"  # the feature that says which row it is, in evaluation
 _ALG = "philox"  # named, so that the order does not hang on the device that TensorFlow would choose by
 
