@@ -82,6 +82,10 @@ SHARED = {  # flags that all have
 }
 
 
+# Our optimizer and schedule as PyTorch and transformers have them; and no checkpoint to go back to, as they have none.
+OF_OURS = ("--optimizer=adamw_corrected", "--lr_schedule=triangle", "--on_spike=stop")
+
+
 class Result(typing.NamedTuple):
     """What one run gave: seconds of the process, of training, of the CPU; and {metric: percent}."""
 
@@ -146,7 +150,7 @@ def command(side, name, seed, folder, values):
     given["output_dir"] = folder
     program = [values.peer, "tests/peers/finetune_transformers.py"]
     if side == OURS:
-        program = [sys.executable, "-m", "tfbert.finetune", "--optimizer=adamw_corrected", "--on_spike=stop"]
+        program = [sys.executable, "-m", "tfbert.finetune", *OF_OURS]
     return [*program, "--bucket_by_length", *(f"--{key}={value}" for key, value in given.items())]
 
 

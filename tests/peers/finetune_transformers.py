@@ -12,7 +12,6 @@ OUTPUT_DIR/model, as transformers saves it.
 """
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -100,8 +99,7 @@ def train(model, rows, given):
     import torch
     import transformers
 
-    an_epoch = math.ceil(len(rows) / given.train_batch_size)
-    steps = round(an_epoch * given.num_train_epochs)
+    steps = max(1, round(len(rows) * given.num_train_epochs / given.train_batch_size))
     optimizer = _optimizer(model, given)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, round(given.warmup_proportion * steps), steps)
     model.train()
