@@ -347,4 +347,5 @@ def test_a_real_model_answers_in_the_browser(typist, tiny_versions, tmp_path):
         typist.type("#input-text", "the lazy [MASK] returns")
         typist.click("#ask")
         typist.wait(SHOWN.replace("innerText", "querySelectorAll('.bars .name').length === 4"))
+        assert typist.wait(PIECES)[:2] == ["the 0–3", "lazy 4–8"]  # of the export's own signature `tokenize`
         typist.screenshot(tmp_path / "real.png")
