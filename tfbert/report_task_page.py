@@ -136,6 +136,8 @@ def _answers(run, types, room):
     pair = [tables.pop(name) for name in ("most_confused", "labels") if name in tables]
     halves = [(t.title, *report_task_texts.table(t, room // 2 - 2)) for t in pair]
     for table in tables.values():
+        if table.head[-1] == "context":  # a line has room for the question, and for no passage beside it
+            table = table._replace(head=table.head[:-1], rows=tuple(row[:-1] for row in table.rows))
         heading = f"{table.title} (step {run.view_step:,})"
         blocks.append(Text(heading, report_task_texts.table(table, room)))
     if len(halves) == 2:
