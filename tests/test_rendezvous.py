@@ -46,7 +46,7 @@ def connected(address):
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
 def test_nobody_comes_back_before_all_are_there(workers, order):
     early = [arrive(workers, index) for index in order[:2]]
-    assert not early[0].wait(1) and not early[1].is_set()
+    assert not early[0].wait(0.6) and not early[1].is_set()
     last = arrive(workers, order[2])
     assert all(worker.wait(60) for worker in (*early, last))
     host, port = workers[0].split(":")
@@ -62,7 +62,7 @@ def test_strangers_and_who_has_left_do_not_count(workers, said):
     with connected(workers[0]) as stranger:
         stranger.sendall(said)
     second = arrive(workers, 2)
-    assert not second.wait(1.5) and not first.is_set()
+    assert not second.wait(1) and not first.is_set()
     third = arrive(workers, 1)
     assert all(worker.wait(60) for worker in (first, second, third))
 
