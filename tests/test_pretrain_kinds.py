@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from tests import test_record_kinds as kinds
 from tests import tiny, tiny_packed, tiny_records
 from tests.test_pretrain import FOUR, assert_close, assert_same_to_the_bit, metrics_of, weights_of
-from tfbert import checks, config, evaluate, features, fill_mask, heads, hooks, pretrain, run_folder
+from tfbert import checks, config, evaluate, features, fill_mask, heads, pretrain, run_folder
 
 EXAMPLES, ROWS = 12, ([0, 4, 7], [1, 2], [3, 5, 8], [9], [6, 10, 11], [])
 SLOTS, ROW_LENGTH, ROW_PREDICTIONS = 4, 40, 2 * tiny.P + 3
@@ -91,28 +89,11 @@ def unmasked_run(records, tmp_path_factory):
     return chosen, chosen.output_dir
 
 
-def resumed(chosen, output_dir, monkeypatch, stop_at):
-    """The same run, stopped by SIGTERM at a report of training and started again."""
-    chosen, of_run = dataclasses.replace(chosen, output_dir=str(output_dir)), hooks.of_run
-
-    class Killer:
-        def __call__(self, step, metrics, split):
-            if (step, split) == (stop_at, "train"):
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.3)
-
-        def event(self, *_):
-            pass
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr(hooks, "of_run", lambda *a, **kw: [*of_run(*a, **kw), Killer()])
-    assert pretrain.run(chosen) == 0
-    monkeypatch.undo()
-    assert metrics_of(output_dir)[-1]["step"] == stop_at
-    assert pretrain.run(chosen) == 0
-    return chosen.output_dir
+def resumed(chosen, output_dir, step):
+    """The folder of the same run, ended by SIGKILL behind a checkpoint and started again."""
+    tiny_records.cut_back(chosen.output_dir, output_dir, step)
+    assert pretrain.run(dataclasses.replace(chosen, output_dir=str(output_dir))) == 0
+    return str(output_dir)
 
 
 @pytest.mark.slow
@@ -138,7 +119,7 @@ class TestPacked:
         for name, batch_size in (("apart", EXAMPLES), ("packed", len(ROWS))):
             config_file = os.path.join(records, "dropout-0.0.json")
             more = {"bert_config_file": config_file, "train_batch_size": batch_size, "num_train_steps": 4}
-            runs.append(flags(records, tmp_path / name, name, "apart", **more))
+            runs.append(flags(records, tmp_path / name, name, "apart", eval_input_file=(), **more))
             assert pretrain.run(runs[-1]) == 0
         for run in runs:
             lines = metrics_of(run.output_dir)
@@ -148,8 +129,8 @@ class TestPacked:
                 f.writelines(json.dumps(line) + "\n" for line in lines)
         assert_close(runs[1].output_dir, runs[0].output_dir, 4)
 
-    def test_goes_on_to_the_same_bits(self, packed_run, tmp_path, monkeypatch):
-        folder = resumed(packed_run[0], tmp_path / "run", monkeypatch, 4)
+    def test_goes_on_to_the_same_bits(self, packed_run, tmp_path):
+        folder = resumed(packed_run[0], tmp_path / "run", 3)
         assert_same_to_the_bit(folder, packed_run[1], 6)
 
     def test_evaluates_on_packed_and_on_plain_records_alike(self, packed_run, records):
@@ -199,8 +180,8 @@ class TestUnmaskedWithoutSentences:
             np.testing.assert_array_equal(ended[name], begun[name])
         assert (ended["bert/embeddings/word_embeddings"] != begun["bert/embeddings/word_embeddings"]).any()
 
-    def test_goes_on_to_the_same_bits(self, unmasked_run, tmp_path, monkeypatch):
-        folder = resumed(unmasked_run[0], tmp_path / "run", monkeypatch, 2)
+    def test_goes_on_to_the_same_bits(self, unmasked_run, tmp_path):
+        folder = resumed(unmasked_run[0], tmp_path / "run", 3)
         assert_same_to_the_bit(folder, unmasked_run[1], 6)
 
     def test_evaluates_and_answers(self, unmasked_run):
@@ -229,11 +210,9 @@ class TestUnmaskedWithoutSentences:
         with pytest.raises(checks.InputError, match=f"records.train.masking.*{next(iter(change.values()))}"):
             pretrain.run(dataclasses.replace(unmasked_run[0], **change))
 
-    @pytest.mark.parametrize(
-        "parts", [{"gradient_accumulation_steps": 2}, {"strategy": "mirrored", "gradient_accumulation_steps": 2}]
-    )
-    def test_parts_of_a_step_see_the_same_masks(self, records, tmp_path, parts):
-        more = {"bert_config_file": os.path.join(records, "dropout-0.0.json")}
+    def test_parts_of_a_step_see_the_same_masks(self, records, tmp_path):
+        more = {"bert_config_file": os.path.join(records, "dropout-0.0.json"), "eval_input_file": ()}
+        parts = {"strategy": "mirrored", "gradient_accumulation_steps": 2}
         runs = [
             flags(records, tmp_path / str(i), "unmasked", "no_sentences", **more, **p)
             for i, p in enumerate(({}, parts))
