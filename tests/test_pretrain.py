@@ -57,7 +57,8 @@ def assert_same_to_the_bit(run_dir, other, step):
 
 def assert_close(run_dir, other, step, rtol=1e-4):
     for a, b in zip(metrics_of(run_dir), metrics_of(other), strict=True):
-        assert a.pop("split") == b.pop("split")
+        for text in ("split", "event", "text"):
+            assert a.pop(text, None) == b.pop(text, None)
         assert a == pytest.approx(b, rel=rtol, abs=1e-5)
     a, b = weights_of(run_dir, step), weights_of(other, step)
     for name in a:
@@ -213,14 +214,14 @@ class TestOtherWays:
         pretrain.run(flags)
         assert_close(flags.output_dir, plain, 6)
 
-    def test_two_devices(self, plain, records, tmp_path):
-        flags = self.flags(records, tmp_path, strategy="mirrored", gradient_accumulation_steps=2)
+    def test_rematerialize(self, plain, records, tmp_path):
+        flags = self.flags(records, tmp_path, rematerialize=True)
         pretrain.run(flags)
         assert_close(flags.output_dir, plain, 6)
 
-    @pytest.mark.parametrize("strategy", ["default", "mirrored"])
-    def test_rematerialize(self, plain, records, tmp_path, strategy):
-        flags = self.flags(records, tmp_path, rematerialize=True, strategy=strategy)
+    def test_two_devices_and_all_of_this(self, plain, records, tmp_path):
+        parts = {"strategy": "mirrored", "gradient_accumulation_steps": 2, "rematerialize": True}
+        flags = self.flags(records, tmp_path, **parts)
         pretrain.run(flags)
         assert_close(flags.output_dir, plain, 6)
 
@@ -303,12 +304,12 @@ class TestErrors:
         assert f"(at step {newest + 1}, " in str(e.value) and f"after 3 rollbacks to step {newest}" in str(e.value)
 
     def test_full_disk_loses_no_finished_checkpoint(self, records, finished, tmp_path):
-        with small_disk(tmp_path / "disk", 2 << 20) as mounted:
+        with small_disk(tmp_path / "disk", 3 << 20) as mounted:
             if not mounted:
                 pytest.skip("needs the right to mount a small file system")
             folder = tmp_path / "disk" / "run"
             flags = tiny_records.flags(records, folder)
-            pretrain_until(flags, 8)
+            tiny_records.cut_back(finished[1], folder, 8)
             free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
             (tmp_path / "disk" / "filler").write_bytes(b"x" * (free - 100_000))
             with pytest.raises(checks.InputError, match="No space left on device"):
@@ -354,7 +355,7 @@ def lines_of(run_dir):
 
 def wait_for_lines(process, run_dir, count):
     """Waits until metrics.jsonl has so many lines; a process that ends before is a failure."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 480
     while lines_of(run_dir) < count:
         assert process.poll() is None, f"ended early with status {process.returncode}"
         assert time.monotonic() < deadline
@@ -365,7 +366,7 @@ def wait_for_lines(process, run_dir, count):
 class TestProcess:
     """The program as a person starts it."""
 
-    LONG: ClassVar = {"num_train_steps": 250, "save_checkpoints_steps": 9, "log_steps": 5, "eval_steps": 100}
+    LONG: ClassVar = {"num_train_steps": 120, "save_checkpoints_steps": 9, "log_steps": 5, "eval_steps": 50}
 
     @pytest.fixture(scope="class")
     def whole(self, records, tmp_path_factory):
@@ -379,26 +380,27 @@ class TestProcess:
 
     def test_says_nothing_but_its_own(self, whole):
         lines = whole[1].splitlines()
-        assert "Finished 250 steps" in lines[-1]
+        assert "Finished 120 steps" in lines[-1]
         assert lines[0] == "5,623 parameters, 53 records, 14 held out, 1 replicas"
         ours = (lines[0], "held out at step", "step ", "Finished")
         assert [line for line in lines if not line.startswith(ours)] == []
 
     def test_killed_again_and_again(self, whole, records, tmp_path):
+        """Twice in the midst of work, then stopped; the end may be done by any process, so it is done by this one."""
         flags = tiny_records.flags(records, tmp_path / "run", **self.LONG)
         rng, reached = random.Random(5), 0
         with open(tmp_path / "log", "w") as log:
-            for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+            for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
                 process = start(flags, log)
-                reached += rng.randrange(3, 12)
+                reached += rng.randrange(3, 8)
                 wait_for_lines(process, flags.output_dir, reached)
                 time.sleep(rng.random() * 0.1)
                 process.send_signal(number)
                 status = process.wait()
                 assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
                 assert checkpoints.saved_steps(flags.output_dir)
-            assert start(flags, log).wait() == 0
-        assert_same_to_the_bit(flags.output_dir, whole[0], 250)
+        assert pretrain.run(flags) == 0
+        assert_same_to_the_bit(flags.output_dir, whole[0], 120)
 
     def test_input_error_is_a_sentence_and_status_2(self, tmp_path):
         command = [sys.executable, "-m", "tfbert.pretrain", "--input_file=/none*", f"--output_dir={tmp_path}"]
