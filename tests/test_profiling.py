@@ -1,5 +1,6 @@
 """Tests of tfbert.profiling: the profile of some steps, which changes nothing else."""
 
+import dataclasses
 import glob
 import os
 import re
@@ -9,7 +10,7 @@ import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from tests import tiny_records
-from tests.test_pretrain import assert_same_to_the_bit, pretrain_until
+from tests.test_pretrain import assert_same_to_the_bit
 from tests.test_train_loop import DEFAULT, Stop, batch, feed, make
 from tfbert import checks, pretrain, profiling
 
@@ -144,25 +145,21 @@ def records(tmp_path_factory):
 
 @pytest.mark.slow
 def test_whole_runs(records, tmp_path, capfd):
-    """The same bits with and without; stopped in the middle and gone on; not again behind LAST."""
-    plain = tiny_records.flags(records, tmp_path / "plain")
+    """A flag that may change, and changes no bit; not again behind LAST."""
+    plain = tiny_records.flags(records, tmp_path / "plain", eval_input_file=())
     assert pretrain.run(plain) == 0
-    flags = tiny_records.flags(records, tmp_path / "run", profile_steps="7:9")
-    pretrain_until(flags, 12)
-    folder = os.path.join(flags.output_dir, "tensorboard")
-    assert f"profile of steps 7 to 9: {folder}/profile\n" in capfd.readouterr().err
-    assert [steps_of(space) for space in profiles(folder)] == [[8, 9]]
+    flags = dataclasses.replace(plain, output_dir=str(tmp_path / "run"), profile_steps="9:11")
+    tiny_records.cut_back(plain.output_dir, flags.output_dir, 8)
     assert pretrain.run(flags) == 0
-    assert len(profiles(folder)) == 1 and "profile of" not in capfd.readouterr().err
+    folder = os.path.join(flags.output_dir, "tensorboard")
+    assert f"profile of steps 9 to 11: {folder}/profile\n" in capfd.readouterr().err
+    assert [steps_of(space) for space in profiles(folder)] == [[10, 11]]
     assert_same_to_the_bit(flags.output_dir, plain.output_dir, 15)
-
-
-@pytest.mark.slow
-def test_the_flag_may_change(records, tmp_path):
-    flags = tiny_records.flags(records, tmp_path / "run")
-    pretrain_until(flags, 8)
-    assert pretrain.run(tiny_records.flags(records, tmp_path / "run", profile_steps="10:12")) == 0
-    assert [steps_of(space) for space in profiles(flags.output_dir)] == [[11, 12]]
+    behind = dataclasses.replace(flags, output_dir=str(tmp_path / "behind"))
+    tiny_records.cut_back(flags.output_dir, behind.output_dir, 12)
+    assert pretrain.run(behind) == 0
+    assert len(profiles(behind.output_dir)) == 1 and "profile of" not in capfd.readouterr().err
+    assert_same_to_the_bit(behind.output_dir, plain.output_dir, 15)
 
 
 def test_the_program_refuses_bad_steps(records, tmp_path):
