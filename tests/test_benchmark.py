@@ -1,5 +1,6 @@
 """Tests of tfbert.benchmark: that it trains, its arithmetic, its records, bad flags."""
 
+import concurrent.futures
 import json
 
 import pytest
@@ -66,21 +67,34 @@ def test_layers_in_place_of_the_models_own():
     assert (line["num_hidden_layers"], line["gflop_s"]) == (3, round(gflop_s, 1))
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """Windows of hundredths of a second, and small matrices to compare with."""
+    monkeypatch.setattr(benchmark, "SHAPES", ((64, 48, 96), (32, 128, 64)))
+    monkeypatch.setattr(benchmark, "SECONDS", 0.05)
+
+
 @pytest.mark.slow
-def test_lines_of_every_model_and_batch(capsys):
-    cfg = benchmark.Config(model=("tiny",), train_batch_size=("2", "4"), repeats=2, rematerialize=True, **SIZES)
+def test_lines_of_every_model_and_batch(short, capsys):
+    layers = {"model": ("tiny",), "num_hidden_layers": ("1",)}
+    cfg = benchmark.Config(**layers, train_batch_size=("2", "4"), repeats=2, rematerialize=True, **SIZES)
     lines = benchmark.run(cfg)
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == lines
     assert lines[0]["matmul_gflop_s"] > 1 and lines[0]["cores"] >= 1
     assert [(line["model"], line["train_batch_size"]) for line in lines[1:]] == [("tiny", 2), ("tiny", 4)]
     for line in lines[1:]:
         assert line["sequences_s"] > 0 and line["compile_s"] > 0 and line["peak_rss_mb"] > 100
+        assert line["num_hidden_layers"] == 1
         assert 0.7 * 16 < line["real_tokens_s"] / line["sequences_s"] <= 16
 
 
 @pytest.mark.slow
-def test_memory_along_the_way(capsys):
-    lines = benchmark.run(benchmark.Config(model=("tiny",), train_batch_size=("2",), steps=23, **SIZES))
+def test_memory_along_the_way(short, monkeypatch):
+    """In a thread in place of a process: those are tested above, and to start one takes most of the time."""
+    pool = concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(benchmark.concurrent.futures, "ProcessPoolExecutor", lambda number, _: pool(number))
+    layers = {"model": ("tiny",), "num_hidden_layers": ("1",)}
+    lines = benchmark.run(benchmark.Config(**layers, train_batch_size=("2",), steps=23, **SIZES))
     grown = lines[1]["steps_seconds_rss_mb"]
     assert [row[0] for row in grown] == [2, 4, 6, 9, 11, 13, 16, 18, 20, 23]
     assert all(seconds > 0 and rss > 100 for _, seconds, rss in grown)
