@@ -1,12 +1,12 @@
 """Tests of tfbert.machine: what a run says that it ran on."""
 
+import dataclasses
 import json
 import os
 
 import pytest
 
 from tests import tiny_records
-from tests.test_pretrain import pretrain_until
 from tfbert import machine, pretrain
 
 
@@ -21,17 +21,28 @@ def test_describe():
     assert json.loads(json.dumps(about)) == about
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(flags, run folder) of a run."""
+    folder = tmp_path_factory.mktemp("finished")
+    tiny_records.make(folder / "records")
+    more = {"num_train_steps": 2, "save_checkpoints_steps": 1, "eval_input_file": ()}
+    flags = tiny_records.flags(str(folder / "records"), folder / "run", **more)
+    assert pretrain.run(flags) == 0
+    return flags, flags.output_dir
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("before", [None, {"cpu": "another", "cores": 96, "memory_gb": 1.5, "devices": ["CPU:0"]}])
-def test_a_run_goes_on_elsewhere(before, tmp_path):
+def test_a_run_goes_on_elsewhere(before, finished, tmp_path):
     """Of an earlier version, that said nothing of its machine, or from another machine."""
-    tiny_records.make(tmp_path / "records")
-    flags = tiny_records.flags(str(tmp_path / "records"), tmp_path / "run")
-    pretrain_until(flags, 4)
+    flags = dataclasses.replace(finished[0], output_dir=str(tmp_path / "run"))
+    tiny_records.cut_back(finished[1], flags.output_dir, 1)
     path = os.path.join(flags.output_dir, "config.json")
     with open(path) as f:
         content = json.load(f)
     assert content["machine"] == machine.describe()
+    content["pretrain"]["output_dir"] = flags.output_dir
     with open(path, "w") as f:
         json.dump({**content, "machine": before}, f)
     assert pretrain.run(flags) == 0
