@@ -321,24 +321,6 @@ def test_each_replica_draws_the_masks_of_its_seed(mirrored):
         np.testing.assert_allclose(found[replica], forward(tf.constant(7), tf.constant(replica)), atol=1e-5)
 
 
-@pytest.mark.slow
-def test_the_step_compiles_to_static_shapes():
-    """What a TPU needs: forward, dropout and backward in XLA without a bounded dynamic dimension."""
-    built = model(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, num_hidden_layers=1)
-
-    @tf.function(jit_compile=True)
-    def step(features, seed):
-        with tf.GradientTape() as tape, dropout.seeded(seed):
-            loss = total_loss(built(tiny.inputs(features), training=True), features)
-        gradients = tape.gradient(loss, [v.value for v in built.trainable_variables])
-        return loss, [tf.reduce_sum(tf.convert_to_tensor(g) ** 2) for g in gradients]
-
-    features = {k: tf.constant(v) for k, v in FEATURES.items()}
-    loss, norms = step(features, tf.constant([1, 2]))
-    assert np.isfinite(loss) and np.isfinite(norms).all()
-    assert "<=" not in step.experimental_get_compiler_ir(features, tf.constant([1, 2]))(stage="hlo")
-
-
 @pytest.mark.parametrize(
     "more, shape",
     [
