@@ -228,6 +228,7 @@ def test_parity_says_what_was_compared(served, run_dir):
         "max_input_bytes": 65536,
         "pooling": "mean",
         "normalize": False,
+        "dtype": "float32",
     }
     assert {"saved_model.pb", "assets/vocab.txt", "variables/variables.index"} < set(about["files"])
     for name, of in about["files"].items():
