@@ -12,9 +12,10 @@ import contextlib
 import dataclasses
 
 from data_prep import corpus, dedup, record_files, report, runners, shards, storage, token_files, workers
-from tfbert import checks, config, features, machine, progress
+from tfbert import checks, config, features, machine
 from tfbert.config import field
 from tfbert.text import masking, selection, vocab
+from tfbert.watching import progress
 
 # Seconds that one process takes for a byte of text and for a token of a pass, roughly; and those that the work
 # must take before several processes, which need some to start, are sooner done.

@@ -19,10 +19,11 @@ import tensorflow_text as tf_text
 import tokenizers
 
 from data_prep import corpus, runners
-from tfbert import checks, config, progress
+from tfbert import checks, config
 from tfbert.config import field
 from tfbert.text import normalizer_table, vocab
 from tfbert.text.tokenizer import MAX_BYTES_PER_WORD, MAX_CHARACTERS_PER_WORD, Tokenizer
+from tfbert.watching import progress
 
 BATCH = 4096  # texts a call of the ops
 BATCH_BYTES = 1 << 22  # of those texts, the last aside

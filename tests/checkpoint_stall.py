@@ -14,7 +14,8 @@ import time
 from tfbert import quiet  # noqa: F401 (first)
 
 # isort: split
-from tfbert import checkpoints, config, heads
+from tfbert import config, heads
+from tfbert.loop import checkpoints
 from tfbert.optimizers import adamw
 
 TIMES = 5

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tests import tiny_run
 from tests.tiny_corpus import make  # noqa: F401 (a fixture)
 from tests.tiny_served import tiny_served, tiny_versions  # noqa: F401 (fixtures)
-from tfbert import distribution, fill_mask
+from tfbert import fill_mask
+from tfbert.loop import distribution
 
 # Devices are fixed once TensorFlow has started, so they are set where pytest looks first. Work that
 # names no device runs on the first one; MirroredStrategy finds two.

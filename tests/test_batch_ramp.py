@@ -1,12 +1,13 @@
-"""Tests of tfbert.batch_ramp: the counts, and a loop whose batch grows."""
+"""Tests of tfbert.loop.batch_ramp: the counts, and a loop whose batch grows."""
 
 import numpy as np
 import pytest
 
 from tests import test_train_loop
 from tests.test_train_loop import CLIP, DEFAULT, OBJECTIVE, RATE, SGD, Stop, batch, feed, values
-from tfbert import batch_ramp, checks
-from tfbert import trainer as trainer_lib
+from tfbert import checks
+from tfbert.loop import batch_ramp
+from tfbert.loop import trainer as trainer_lib
 
 
 @pytest.mark.parametrize("parts, steps", [(1, 0), (4, 0), (4, 4), (3, 10), (8, 30), (5, 6)])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbert import checkpoints, checks, retention
+from tfbert import checks
+from tfbert.loop import checkpoints, retention
 
 
 def build(width=5, name="dense"):

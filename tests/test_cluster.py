@@ -1,10 +1,11 @@
-"""Tests of tfbert.cluster: who trains together, from what the environment says."""
+"""Tests of tfbert.loop.cluster: who trains together, from what the environment says."""
 
 import json
 
 import pytest
 
-from tfbert import checks, cluster
+from tfbert import checks
+from tfbert.loop import cluster
 
 
 def tf_config(jobs, kind="worker", index=0):

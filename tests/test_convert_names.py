@@ -8,8 +8,9 @@ import pytest
 
 from tests import convert_samples, tiny
 from tests.test_heads import google_names
-from tfbert import checkpoints, checks, config, heads
+from tfbert import checks, config, heads
 from tfbert.convert import assign, names, sources, spellings
+from tfbert.loop import checkpoints
 
 ENCODER = convert_samples.encoder()
 

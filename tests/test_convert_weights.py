@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tests import convert_samples, tiny, tiny_run
-from tfbert import checkpoints, checks, convert_weights, heads, predict, run_folder
+from tfbert import checks, convert_weights, heads, predict, run_folder
 from tfbert.convert import assign, formats, names, sources
+from tfbert.loop import checkpoints
 
 ENCODER = tiny.config()
 

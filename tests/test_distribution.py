@@ -1,4 +1,4 @@
-"""Tests of tfbert.distribution: devices, and which replica gets which records."""
+"""Tests of tfbert.loop.distribution: devices, and which replica gets which records."""
 
 import subprocess
 import sys
@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tests import test_input_pipeline as fixtures
 from tests import test_pretrain, tiny_records
-from tfbert import checks, distribution, input_pipeline, pretrain, record_sets
+from tfbert import checks, input_pipeline, pretrain, record_sets
+from tfbert.loop import distribution
 
 
 def test_default_is_one_device():

@@ -10,8 +10,10 @@ import tensorflow as tf
 
 from tests import reference, tiny, tiny_run, wordpiece
 from tests.tiny import LAYERS, D, N
-from tfbert import checkpoints, checks, extract_features, heads, progress, run_folder
+from tfbert import checks, extract_features, heads, run_folder
 from tfbert.convert import formats
+from tfbert.loop import checkpoints
+from tfbert.watching import progress
 
 LENGTH = tiny_run.MAX_SEQ_LENGTH
 # Of different lengths, so that sorting moves them and rows are padded; the last lacks its end of line.

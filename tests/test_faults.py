@@ -1,4 +1,4 @@
-"""Tests of tfbert.faults and of going back in tfbert.train_loop, on a small model."""
+"""Tests of tfbert.loop.faults and of going back in tfbert.loop.train_loop, on a small model."""
 
 import itertools
 
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tests.test_train_loop import Reports, Run, batch, values
-from tfbert import batch_ramp, checkpoints, checks, faults, hooks, spikes
+from tfbert import checks
+from tfbert.loop import batch_ramp, checkpoints, faults, spikes
+from tfbert.watching import hooks
 
 STEPS, SIZE = 12, 4  # a step takes four examples
 BAD = np.nan

@@ -17,9 +17,11 @@ import tensorflow as tf
 from export import loaders, saved_model, tflite
 from tests import tiny_task
 from tests.test_summaries import read as summaries_of
-from tfbert import checkpoints, checks, evaluate, finetune, initial_weights, predict, run_folder, views
+from tfbert import checks, evaluate, finetune, initial_weights, predict, run_folder
 from tfbert.convert import formats
+from tfbert.loop import checkpoints
 from tfbert.tasks import fresh_heads, kinds
+from tfbert.watching import views
 
 STEPS = 40  # of `finished`
 

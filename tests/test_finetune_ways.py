@@ -12,8 +12,9 @@ import pytest
 
 from tests import tiny_task
 from tests.test_finetune import metrics_of, results_of, weights_of
-from tfbert import checkpoints, finetune
+from tfbert import finetune
 from tfbert.launch import local
+from tfbert.loop import checkpoints
 
 STEPS = 7
 pytestmark = pytest.mark.slow

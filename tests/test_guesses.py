@@ -6,7 +6,8 @@ import pytest
 from tensorboard import plugin_util
 
 from tests import reports, tiny, tiny_packed
-from tfbert import guesses, heads
+from tfbert import heads
+from tfbert.watching import guesses
 
 
 def numpy_softmax(x):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.reports import HELD_OUT, TRAIN
-from tfbert import checks, hooks, progress
+from tfbert import checks
+from tfbert.watching import hooks, progress
 
 
 def lines_of(path):

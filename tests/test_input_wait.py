@@ -1,4 +1,4 @@
-"""Tests of tfbert.input_wait: how long steps wait for their input, and that measuring changes nothing."""
+"""Tests of tfbert.loop.input_wait: how long steps wait for their input, and that measuring changes nothing."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.test_train_loop import DEFAULT, Stop, batch, endless, feed, make
-from tfbert import input_wait
+from tfbert.loop import input_wait
 
 DELAY = 0.03
 

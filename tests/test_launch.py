@@ -11,8 +11,9 @@ import time
 import pytest
 import yaml
 
-from tfbert import cluster, lost_worker, pretrain
+from tfbert import pretrain
 from tfbert.launch import local
+from tfbert.loop import cluster, lost_worker
 
 LAUNCH = pathlib.Path(local.__file__).parent
 

@@ -1,4 +1,4 @@
-"""Tests of tfbert.loss_scale: float16 gradients that are too large, and what a step does with them."""
+"""Tests of tfbert.loop.loss_scale: float16 gradients that are too large, and what a step does with them."""
 
 import json
 import os
@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tests import test_pretrain, tiny_records
 from tests import test_train_loop as fixtures
-from tfbert import loss_scale, pretrain
+from tfbert import pretrain
+from tfbert.loop import loss_scale
 
 OVERFLOWS = 2.0**72  # times the gradients of the fixtures, squared, this is infinite in float32
 

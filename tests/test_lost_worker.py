@@ -1,11 +1,11 @@
-"""Tests of tfbert.lost_worker: which errors of TensorFlow mean that another process is gone, and what is said then."""
+"""Tests of tfbert.loop.lost_worker: which errors of TensorFlow mean that another process is gone, and what is said."""
 
 import types
 
 import pytest
 import tensorflow as tf
 
-from tfbert import cluster, lost_worker
+from tfbert.loop import cluster, lost_worker
 
 MEMBERS = cluster.Cluster(("a:1", "b:1", "c:1"), 2)
 # As TensorFlow 2.21 worded them when a worker was killed, stood still, and when the chief stood still.

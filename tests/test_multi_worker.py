@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from tests import test_pretrain, tiny_records
-from tfbert import checkpoints, lost_worker, pretrain
+from tfbert import pretrain
 from tfbert.launch import local
+from tfbert.loop import checkpoints, lost_worker
 
 STEPS = 48
 pytestmark = pytest.mark.slow

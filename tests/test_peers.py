@@ -7,8 +7,9 @@ import pytest
 
 from tests import tiny, tiny_logs, tiny_records
 from tests.peers import blocks, curves, score
-from tfbert import checkpoints, checks, evaluate, heads, run_folder
+from tfbert import checks, evaluate, heads, run_folder
 from tfbert.convert import formats
+from tfbert.loop import checkpoints
 
 
 def test_blocks_are_all_texts_on_end_without_padding():

@@ -12,8 +12,9 @@ import pytest
 
 from tests import tiny, tiny_squad
 from tests.peers import finetune_both, finetune_data, finetune_transformers
-from tfbert import checkpoints, finetune, heads, run_folder
+from tfbert import finetune, heads, run_folder
 from tfbert.convert import formats
+from tfbert.loop import checkpoints
 from tfbert.tasks import conll_files, tags
 
 PYTHON = os.environ.get("TFBERT_TRANSFORMERS_PYTHON")

@@ -16,8 +16,10 @@ import tensorflow as tf
 
 from tests import tiny, tiny_records
 from tests.test_checkpoints import small_disk
-from tfbert import checkpoints, checks, config, evaluate, held_out, hooks, pretrain
+from tfbert import checks, config, evaluate, held_out, pretrain
+from tfbert.loop import checkpoints
 from tfbert.text import vocab as vocab_lib
+from tfbert.watching import hooks
 
 FOUR = ("masked_lm_accuracy", "masked_lm_loss", "next_sentence_accuracy", "next_sentence_loss")
 

@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing import event_accumulator
 from tests import tiny_records
 from tests.test_checkpoints import small_disk
 from tests.test_pretrain import assert_same_to_the_bit, metrics_of, pretrain_until, start, wait_for_lines
-from tfbert import checkpoints, checks, pretrain, run_folder, spikes
+from tfbert import checks, pretrain, run_folder
+from tfbert.loop import checkpoints, spikes
 
 
 @pytest.fixture(scope="module")

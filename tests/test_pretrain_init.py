@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests import tiny, tiny_records
-from tfbert import checkpoints, checks, config, heads, initial_weights, pretrain, run_folder
+from tfbert import checks, config, heads, initial_weights, pretrain, run_folder
 from tfbert.convert import formats
+from tfbert.loop import checkpoints
 from tfbert.text import vocab as vocab_lib
 
 

@@ -10,8 +10,9 @@ import pytest
 from tests import tiny, tiny_records
 from tests.test_pretrain import assert_same_to_the_bit, metrics_of, pretrain_until, weights_of
 from tests.test_training_clock import Time
-from tfbert import checkpoints, checks, heads, initial_weights, pretrain, training_clock
+from tfbert import checks, heads, initial_weights, pretrain
 from tfbert.convert import formats
+from tfbert.loop import checkpoints, training_clock
 from tfbert.optimizers import adamw, lamb, param_groups, schedules
 
 FROZEN = ("bert/embeddings/*", "bert/encoder/layer_0/*")

@@ -5,7 +5,8 @@ import pytest
 
 from tests import reference, tiny, tiny_packed
 from tests.tiny import LAYERS, H, N
-from tfbert import heads, probes
+from tfbert import heads
+from tfbert.watching import probes
 
 
 def reference_entropies(features, weights):

@@ -1,4 +1,4 @@
-"""Tests of tfbert.profiling: the profile of some steps, which changes nothing else."""
+"""Tests of tfbert.loop.profiling: the profile of some steps, which changes nothing else."""
 
 import dataclasses
 import glob
@@ -12,7 +12,8 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from tests import tiny_records
 from tests.test_pretrain import assert_same_to_the_bit
 from tests.test_train_loop import DEFAULT, Stop, batch, feed, make
-from tfbert import checks, pretrain, profiling
+from tfbert import checks, pretrain
+from tfbert.loop import profiling
 
 
 def profiles(folder):

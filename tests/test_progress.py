@@ -10,7 +10,7 @@ import termios
 import pytest
 
 from tests.reports import HELD_OUT, TRAIN, Time
-from tfbert import hooks, progress
+from tfbert.watching import hooks, progress
 
 
 class TestClock:

@@ -8,7 +8,8 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.projector import projector_plugin
 from werkzeug import test as werkzeug_test
 
-from tfbert import checks, projector
+from tfbert import checks
+from tfbert.watching import projector
 
 
 class Served:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.test_documents import ROOT, flags_of, given
-from tfbert import config, pretrain, training_clock, training_config
+from tfbert import config, pretrain
+from tfbert.loop import training_clock, training_config
 
 RECIPES = sorted(path.name for path in ROOT.glob("tfbert/recipes/*.flags"))
 

@@ -1,6 +1,6 @@
-"""Tests of tfbert.rendezvous: all come back together, strangers and the dead do not count, a signal ends who waits."""
+"""Tests of tfbert.loop.rendezvous: all come together, strangers do not count, a signal ends who waits."""
 
-import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from tfbert import cluster, rendezvous
 from tfbert.launch import local
+from tfbert.loop import cluster, rendezvous
 
 
 @pytest.fixture
@@ -77,10 +77,10 @@ def test_a_port_that_is_taken(workers):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_who_waits(workers, index, number):
     program = (
-        "import signal, sys\nfrom tfbert import cluster, rendezvous\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "import signal, sys\nfrom tfbert.loop import cluster, rendezvous\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
     )
-    program += f"print('up', flush=True)\nrendezvous.wait_for_all(cluster.Cluster({workers!r}, {index}))\n"
-    root = os.path.dirname(os.path.dirname(rendezvous.__file__))
+    root = pathlib.Path(__file__).parents[1]
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=root) as process:
         assert process.stdout.readline() == b"up\n"
         time.sleep(0.3)

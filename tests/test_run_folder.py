@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tests import tiny, tiny_records
-from tfbert import checkpoints, checks, heads, run_folder
+from tfbert import checks, heads, run_folder
+from tfbert.loop import checkpoints
 
 PROGRAM = {
     "pretrain": {"learning_rate": 0.1, "tpu_name": ""},

@@ -1,4 +1,4 @@
-"""Tests of tfbert.run_logs."""
+"""Tests of tfbert.watching.run_logs."""
 
 import json
 import os
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests import tiny_logs
-from tfbert import checks, run_logs
+from tfbert import checks
+from tfbert.watching import run_logs
 
 
 def write(folder, name, *lines):

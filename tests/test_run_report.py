@@ -11,7 +11,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tests import tiny_logs, tiny_run
-from tfbert import checks, report, report_figures, report_page, report_texts, run_folder, run_logs
+from tfbert import checks, report, run_folder
+from tfbert.watching import report_figures, report_page, report_texts, run_logs
 
 TEXTS = ("the lazy [MASK] returns", "[MASK] of [MASK]", "no mask at all")
 

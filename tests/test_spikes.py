@@ -1,10 +1,10 @@
-"""Tests of tfbert.spikes."""
+"""Tests of tfbert.loop.spikes."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbert import spikes
+from tfbert.loop import spikes
 
 
 def reference(losses, factor, window=spikes.WINDOW):

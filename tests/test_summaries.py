@@ -15,7 +15,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tests import tiny
 from tests.reports import HELD_OUT, TRAIN, Time, vocabulary
-from tfbert import checks, guesses, heads, hooks, probes, progress, summaries, tags
+from tfbert import checks, heads
+from tfbert.watching import guesses, hooks, probes, progress, summaries, tags
 
 
 def read(folder):
@@ -195,7 +196,7 @@ class TestTensorBoard:
         """In a process whose files must not grow: the system refuses the write as it does on a full disk."""
         program = (
             "import resource, signal\n"
-            "from tfbert import checks, hooks, progress\n"
+            "from tfbert import checks\nfrom tfbert.watching import hooks, progress\n"
             f"hook = hooks.tensorboard(progress.Watched({str(tmp_path)!r}, 9, 32))\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"

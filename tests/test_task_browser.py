@@ -6,7 +6,7 @@ import pytest
 
 from tests.test_task_summaries import a_view
 from tests.test_tensorboard_browser import BROWSER, DRIVER, Page, ask, server, waited
-from tfbert import hooks, progress
+from tfbert.watching import hooks, progress
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,9 @@ import pytest
 
 from tests import tiny, tiny_logs, tiny_run
 from tests.test_run_report import assert_nothing_overlaps, panel, points, words_of
-from tfbert import checks, config, matrix_image, report, report_figures, report_task_texts, run_folder, views
+from tfbert import checks, config, report, run_folder
 from tfbert.tasks import answers, sentence_files, tags, trials
+from tfbert.watching import matrix_image, report_figures, report_task_texts, views
 
 LABELS = ("animal", "thing", "$x_2$ 日本", "a long name of a label that has no end")
 WORST = views.Table(

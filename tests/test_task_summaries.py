@@ -11,9 +11,9 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.pr_curve import metadata as pr_curve_metadata
 
 from tests.test_summaries import read
-from tfbert import hooks, matrix_image, progress, tags, views
 from tfbert.tasks import answers, sentence_files, squad_metrics, targets
 from tfbert.tasks import tags as tag_task
+from tfbert.watching import hooks, matrix_image, progress, tags, views
 
 CLASSIFY, MULTI_LABEL = (
     targets.of(sentence_files.Settings(kind, "text", labels=("a", "b"))) for kind in ("classify", "multi_label")

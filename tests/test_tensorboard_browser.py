@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tfbert import guesses, heads, hooks, progress, summaries
+from tfbert import heads
 from tfbert.text import vocab as vocab_lib
+from tfbert.watching import guesses, hooks, progress, summaries
 
 pytestmark = pytest.mark.slow  # whole programs, minutes in all
 

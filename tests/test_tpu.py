@@ -12,9 +12,10 @@ import pytest
 import tensorflow as tf
 
 from tests import test_pretrain, tiny, tiny_records
-from tfbert import distribution, heads, held_out, pretrain, record_sets
-from tfbert import trainer as trainer_lib
+from tfbert import heads, held_out, pretrain, record_sets
 from tfbert.layers import compiled
+from tfbert.loop import distribution
+from tfbert.loop import trainer as trainer_lib
 from tfbert.optimizers import adamw, lamb, param_groups
 
 # What a TPU's core cannot do, or what would stop it to ask the host.

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbert import batch_ramp, checkpoints, checks, faults, input_pipeline, probes, retention, stop_request, train_loop
-from tfbert import trainer as trainer_lib
+from tfbert import checks, input_pipeline
 from tfbert.layers import dropout
+from tfbert.loop import batch_ramp, checkpoints, faults, retention, stop_request, train_loop
+from tfbert.loop import trainer as trainer_lib
+from tfbert.watching import probes
 
 D, RATE, CLIP = 7, 0.5, 0.05
 DEFAULT = tf.distribute.get_strategy()

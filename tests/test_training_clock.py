@@ -1,4 +1,4 @@
-"""Tests of tfbert.training_clock: what counts as training time, and how a loop ends by it."""
+"""Tests of tfbert.loop.training_clock: what counts as training time, and how a loop ends by it."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from tests import test_train_loop
 from tests.test_train_loop import CLIP, DEFAULT, OBJECTIVE, SGD, Stop, batch, feed, values
-from tfbert import checkpoints, train_loop, training_clock
-from tfbert import trainer as trainer_lib
+from tfbert.loop import checkpoints, train_loop, training_clock
+from tfbert.loop import trainer as trainer_lib
 from tfbert.optimizers import schedules
 
 BUDGET = 8.0

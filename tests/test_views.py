@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from tensorboard import plugin_util
 
-from tfbert import checks, matrix_image, views
+from tfbert import checks
 from tfbert.tasks import answer_views, conll_files, sentence_files, sentence_views, spans, squad_files, tag_views, tags
 from tfbert.tasks.targets import Prediction
+from tfbert.watching import matrix_image, views
 
 LABELS = ("cat", "dog", "<b>|*x*")
 

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests import tiny
-from tfbert import checkpoints, config, features, pretrain
+from tfbert import config, features, pretrain
+from tfbert.loop import checkpoints
 from tfbert.text import vocab as vocab_lib
 
 TRAIN, HELD_OUT = 53, 14  # records: no multiple of a batch size

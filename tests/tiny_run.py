@@ -3,7 +3,8 @@
 import numpy as np
 
 from tests import reference, tiny
-from tfbert import checkpoints, heads, run_folder
+from tfbert import heads, run_folder
+from tfbert.loop import checkpoints
 from tfbert.text import vocab as vocab_lib
 
 MAX_SEQ_LENGTH = 19  # shorter than tiny.MAX_L, so that the one cannot be taken for the other

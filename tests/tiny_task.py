@@ -3,7 +3,8 @@
 import random
 
 from tests import tiny, tiny_run
-from tfbert import checkpoints, finetune, heads, run_folder
+from tfbert import finetune, heads, run_folder
+from tfbert.loop import checkpoints
 
 L = 13
 TRAIN, DEV = 61, 23  # examples: no multiple of a batch size

@@ -1,7 +1,8 @@
 """Run folders of each task with random weights: what exports are tried on, without any training."""
 
 from tests import tiny, tiny_run, tiny_squad
-from tfbert import checkpoints, run_folder
+from tfbert import run_folder
+from tfbert.loop import checkpoints
 from tfbert.tasks import kinds
 
 MAX_SEQ_LENGTH = 17

@@ -27,10 +27,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checks, config, distribution, features, heads, held_out, input_pipeline, record_sets, stop_request
+from tfbert import checks, config, features, heads, held_out, input_pipeline, record_sets
 from tfbert import machine as machine_lib
-from tfbert import trainer as trainer_lib
 from tfbert.config import field
+from tfbert.loop import distribution, stop_request
+from tfbert.loop import trainer as trainer_lib
 from tfbert.optimizers import adamw, param_groups
 
 SHAPES = ((2048, 768, 3072), (4096, 512, 2048), (4096, 1024, 4096))  # rows, depth, columns of the matrices multiplied

@@ -23,10 +23,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checks, config, encoder, progress, projector
+from tfbert import checks, config, encoder
 from tfbert.convert import assign, formats, names
 from tfbert.text import packing, tokenizer
 from tfbert.text import vocab as vocab_lib
+from tfbert.watching import progress, projector
 
 SEPARATOR = b" ||| "
 SORTED_BATCHES = 64  # texts of so many batches are sorted by length, so that rows of a batch are alike

@@ -26,8 +26,9 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from tfbert import checks, config, distribution, lost_worker, machine, run_folder, training, training_config
+from tfbert import checks, config, machine, run_folder
 from tfbert.convert import formats
+from tfbert.loop import distribution, lost_worker, training, training_config
 from tfbert.tasks import answers, batches, fresh_heads, glue, inference, kinds, sentences, tables, trials
 from tfbert.text import tokenizer
 from tfbert.text import vocab as vocab_lib

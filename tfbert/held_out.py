@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tfbert import distribution, input_pipeline, objectives, record_sets, trainer
+from tfbert import input_pipeline, objectives, record_sets
+from tfbert.loop import distribution, trainer
 
 
 def objective(records):

@@ -2,8 +2,9 @@
 
 import types
 
-from tfbert import checkpoints, checks, run_folder
+from tfbert import checks, run_folder
 from tfbert.convert import assign, formats
+from tfbert.loop import checkpoints
 
 # Fields of the encoder that weights depend on and the shapes of weights do not show.
 UNSEEN = ("num_attention_heads", "hidden_act", "layer_norm_eps")

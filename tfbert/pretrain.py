@@ -10,22 +10,9 @@ from tfbert import quiet  # noqa: F401 (first: it imports TensorFlow without its
 # isort: split
 import dataclasses
 
-from tfbert import (
-    checks,
-    config,
-    distribution,
-    heads,
-    held_out,
-    initial_attention,
-    input_pipeline,
-    lost_worker,
-    machine,
-    record_sets,
-    retention,
-    training,
-    training_config,
-)
+from tfbert import checks, config, heads, held_out, initial_attention, input_pipeline, machine, record_sets
 from tfbert.convert import formats
+from tfbert.loop import distribution, lost_worker, retention, training, training_config
 from tfbert.text import selection
 from tfbert.text import vocab as vocab_lib
 

@@ -22,9 +22,11 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from tfbert import checkpoints, checks, config, fill_mask, report_texts, run_folder, run_logs, views
-from tfbert.report_task_texts import TaskRun
+from tfbert import checks, config, fill_mask, run_folder
+from tfbert.loop import checkpoints
 from tfbert.tasks import kinds, trials
+from tfbert.watching import report_texts, run_logs, views
+from tfbert.watching.report_task_texts import TaskRun
 
 # Plain English, and of the kind that documentation is written in.
 TEXTS = (
@@ -140,7 +142,7 @@ def draw(run_dirs, texts=()):
         InputError: as of `run`.
     """
     _require_matplotlib()
-    from tfbert import report_page, report_task_page, report_trials_page
+    from tfbert.watching import report_page, report_task_page, report_trials_page
 
     trial_dirs = [d for d in run_dirs if os.path.isfile(os.path.join(d, trials.SUMMARY))]
     is_task = bool(trial_dirs) or any(kinds.of_run(run_folder.read(d)) is not None for d in run_dirs)

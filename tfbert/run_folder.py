@@ -14,7 +14,8 @@ import platform
 import keras
 import tensorflow as tf
 
-from tfbert import checkpoints, checks, config, heads, retention
+from tfbert import checks, config, heads
+from tfbert.loop import checkpoints, retention
 from tfbert.text import vocab as vocab_lib
 
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"

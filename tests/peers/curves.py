@@ -16,7 +16,8 @@ import typing
 import numpy as np
 from absl import flags
 
-from tfbert import checks, report_figures, report_texts, run_logs
+from tfbert import checks
+from tfbert.watching import report_figures, report_texts, run_logs
 
 LOSS, ACCURACY = "masked_lm_loss", "masked_lm_accuracy"
 

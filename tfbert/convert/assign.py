@@ -6,9 +6,10 @@ import zlib
 
 import numpy as np
 
-from tfbert import checkpoints, checks
+from tfbert import checks
 from tfbert.convert import names, sources, spellings
 from tfbert.convert.account import Account
+from tfbert.loop import checkpoints
 
 MOST_LINES = 20  # of an error that lists shapes
 

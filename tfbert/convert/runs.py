@@ -2,9 +2,10 @@
 
 import os
 
-from tfbert import checkpoints, checks, heads, run_folder
+from tfbert import checks, heads, run_folder
 from tfbert.convert import bundles, names, sources
 from tfbert.layers import chunks
+from tfbert.loop import checkpoints
 
 STEP = 0  # of the checkpoint that a conversion writes
 

@@ -1,9 +1,9 @@
-"""What answers to questions look like: see `tfbert.views`."""
+"""What answers to questions look like: see `tfbert.watching.views`."""
 
 import numpy as np
 
-from tfbert import views
 from tfbert.tasks import squad_metrics
+from tfbert.watching import views
 
 _LENGTHS = ((1, "1"), (2, "2"), (4, "3 to 4"), (8, "5 to 8"))  # (words at most, how it is called)
 _AROUND = 120  # letters of the context on both sides of where its answer stands

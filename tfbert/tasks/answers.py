@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checks, config, heads, trainer
+from tfbert import checks, config, heads
+from tfbert.loop import trainer
 from tfbert.tasks import answer_views, in_graph, pieces, spans, squad_files, squad_metrics, task, windows
 
 KIND = "answer"

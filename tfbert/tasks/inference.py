@@ -8,9 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checkpoints, checks, distribution, run_folder, views
+from tfbert import checks, run_folder
+from tfbert.loop import checkpoints, distribution
 from tfbert.tasks import batches, kinds, task
 from tfbert.text import tokenizer
+from tfbert.watching import views
 
 
 class Inference:

@@ -1,10 +1,10 @@
-"""What classes and scores of texts look like: see `tfbert.views`."""
+"""What classes and scores of texts look like: see `tfbert.watching.views`."""
 
 import numpy as np
 
-from tfbert import views
 from tfbert.tasks import scores
 from tfbert.tasks.sentence_files import CLASSIFY, REGRESS
+from tfbert.watching import views
 
 FEW_CLASSES = 10  # of which each has a precision-recall curve; more share one
 MOST_POINTS = 2000  # that a diagram of scores shows

@@ -1,11 +1,11 @@
-"""What tags of words look like: see `tfbert.views`."""
+"""What tags of words look like: see `tfbert.watching.views`."""
 
 import collections
 
 import numpy as np
 
-from tfbert import views
 from tfbert.tasks import entity_metrics, scores, sentence_views
+from tfbert.watching import views
 
 
 def _kind(tag):

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checks, config, heads, trainer
+from tfbert import checks, config, heads
+from tfbert.loop import trainer
 from tfbert.tasks import conll_files, entity_metrics, in_graph, lines, pieces, tag_views, task, windows
 
 KIND = "tag"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfbert import trainer
+from tfbert.loop import trainer
 from tfbert.tasks import scores
 from tfbert.tasks.sentence_files import CLASSIFY, MULTI_LABEL, REGRESS
 

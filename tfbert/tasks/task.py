@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfbert import checks, config, trainer
+from tfbert import checks, config
+from tfbert.loop import trainer
 
 
 @dataclasses.dataclass(frozen=True)

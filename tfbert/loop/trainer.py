@@ -15,8 +15,9 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfbert import batch_ramp, distribution, input_wait, probes, training_clock
 from tfbert.layers import compiled, dropout
+from tfbert.loop import batch_ramp, distribution, input_wait, training_clock
+from tfbert.watching import probes
 
 GRADIENT_NORM, PADDING_SHARE = "gradient_norm", "padding_share"
 # Keeps the seeds of dropout apart from those that the input pipeline makes of the same number.

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tfbert import views
+from tfbert.watching import views
 
 WIDTH, MARGIN, DPI = 16.0, 0.5, 120
 SIZE, LINE_HEIGHT = 9.5, 0.19  # points of the text's font, inches of its lines

@@ -1,8 +1,8 @@
 """What the page of a report shows of one run, and what of several that are compared."""
 
-from tfbert import report_texts
-from tfbert.report_figures import COLOURS, COLUMNS, MARKS, REFERENCE, Curve, Panel, Row, Style, Text, page
-from tfbert.run_logs import HELD_OUT, TRAIN
+from tfbert.watching import report_texts
+from tfbert.watching.report_figures import COLOURS, COLUMNS, MARKS, REFERENCE, Curve, Panel, Row, Style, Text, page
+from tfbert.watching.run_logs import HELD_OUT, TRAIN
 
 _STEPS = "optimizer step"
 _REFERENCES = "to compare with: the commonest wordpiece for MLM, a coin for the second task, the bound of the gradient"

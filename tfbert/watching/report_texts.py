@@ -4,7 +4,7 @@ import typing
 
 import numpy as np
 
-from tfbert import progress, run_logs
+from tfbert.watching import progress, run_logs
 
 NOTHING = "-"
 # Flags that say where things lie, and no recipe.

@@ -4,7 +4,8 @@ import re
 
 import tensorflow as tf
 
-from tfbert import checks, summaries
+from tfbert import checks
+from tfbert.watching import summaries
 
 # Beside the folders of the summaries; TensorBoard calls the profile `profile/TIME` by it.
 FOLDER = "profile"

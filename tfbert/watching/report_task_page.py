@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from tfbert import matrix_image, report_page, report_task_texts, report_texts
-from tfbert.report_figures import (
+from tfbert.watching import matrix_image, report_page, report_task_texts, report_texts
+from tfbert.watching.report_figures import (
     BEST,
     COLOURS,
     COLUMNS,
@@ -20,7 +20,7 @@ from tfbert.report_figures import (
     Text,
     page,
 )
-from tfbert.run_logs import HELD_OUT, TRAIN
+from tfbert.watching.run_logs import HELD_OUT, TRAIN
 
 _CELLS = ((4, 0.75), (8, 0.55), (15, 0.36), (30, 0.24), (60, 0.17), (matrix_image.MOST_CLASSES, 0.125))
 _ROOM = WIDTH - 2 * MARGIN

@@ -11,7 +11,7 @@ each, hang on the machine and what else it does. Its records, masks and dropout 
 
 import tensorflow as tf
 
-from tfbert import checkpoints
+from tfbert.loop import checkpoints
 
 SECONDS = "training_seconds"
 

@@ -11,30 +11,25 @@ from collections.abc import Callable
 
 import keras
 
-from tfbert import (
+from tfbert import checks, initial_weights, input_pipeline, run_folder
+from tfbert.loop import (
     batch_ramp,
     checkpoints,
-    checks,
     distribution,
     faults,
-    hooks,
-    initial_weights,
-    input_pipeline,
     loss_scale,
     lost_worker,
     profiling,
-    progress,
     retention,
-    run_folder,
     spikes,
     stop_request,
-    summaries,
     train_loop,
     training_clock,
     training_config,
 )
-from tfbert import trainer as trainer_lib
+from tfbert.loop import trainer as trainer_lib
 from tfbert.optimizers import param_groups
+from tfbert.watching import hooks, progress, summaries
 
 GUESSES = 4  # held-out examples that TensorBoard shows the model's answers on
 

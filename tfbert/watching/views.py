@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfbert import checks, guesses
+from tfbert import checks
+from tfbert.watching import guesses
 
 VIEW_FILE = "eval_view.json"
 THRESHOLDS = np.linspace(0, 1, 101)  # of precision-recall curves

@@ -2,9 +2,22 @@
 
 import dataclasses
 
-from tfbert import report_task_texts, report_texts
-from tfbert.report_figures import COLOURS, COLUMNS, GREY, MARGIN, WIDTH, Curve, Dots, Panel, Row, Style, Text, page
-from tfbert.run_logs import HELD_OUT
+from tfbert.watching import report_task_texts, report_texts
+from tfbert.watching.report_figures import (
+    COLOURS,
+    COLUMNS,
+    GREY,
+    MARGIN,
+    WIDTH,
+    Curve,
+    Dots,
+    Panel,
+    Row,
+    Style,
+    Text,
+    page,
+)
+from tfbert.watching.run_logs import HELD_OUT
 
 _CURVES_WIDTH = 6.6
 _SCORES = 6  # in the table

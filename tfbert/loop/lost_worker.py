@@ -14,7 +14,8 @@ import sys
 
 import tensorflow as tf
 
-from tfbert import checkpoints, checks, distribution
+from tfbert import checks
+from tfbert.loop import checkpoints, distribution
 
 STATUS = checks.TryAgain.status
 

@@ -19,7 +19,8 @@ import os
 
 import numpy as np
 
-from tfbert import checks, progress, summaries
+from tfbert import checks
+from tfbert.watching import progress, summaries
 
 METRICS_FILE, SPEED_FILE, EVENTS_FILE = "metrics.jsonl", "speed.jsonl", summaries.EVENTS_FILE
 EVENTS_OF_THE_RUN = ("spike", "not_finite", "skipped_records")

@@ -6,7 +6,8 @@ import os
 
 import numpy as np
 
-from tfbert import checks, hooks, run_folder
+from tfbert import checks, run_folder
+from tfbert.watching import hooks
 
 TRAIN, HELD_OUT = "train", "held_out"
 _WRITTEN_BY = "Give the output_dir of a run of tfbert.pretrain or tfbert.finetune that has made its first report"

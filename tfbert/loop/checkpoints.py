@@ -16,7 +16,8 @@ import re
 import tensorflow as tf
 from absl import logging
 
-from tfbert import checks, retention
+from tfbert import checks
+from tfbert.loop import retention
 
 OPTIMIZER, LOOP = "optimizer/", "loop/"
 _DATA, _INDEX = ".data-00000-of-00001", ".index"

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 
-from tfbert import checks, config, distribution, faults, profiling
+from tfbert import checks, config
+from tfbert.loop import distribution, faults, profiling
 from tfbert.optimizers import adamw, lamb, schedules
 
 # Flags that do not change what is computed.

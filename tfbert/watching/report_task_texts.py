@@ -6,8 +6,8 @@ import unicodedata
 
 import numpy as np
 
-from tfbert import progress, report_texts, run_logs, views
-from tfbert.report_texts import duration, fitted, last, shown, typical
+from tfbert.watching import progress, report_texts, run_logs, views
+from tfbert.watching.report_texts import duration, fitted, last, shown, typical
 
 _CELL = 34  # letters of a cell, but for the last one of a row
 

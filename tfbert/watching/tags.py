@@ -9,7 +9,7 @@ import re
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from tfbert import progress
+from tfbert.watching import progress
 
 ATTENTION_ENTROPY, HEADS_ENTROPY, WEIGHT_NORM = "attention_entropy", "attention_entropy_of_heads", "weight_norm"
 _SINCE = "mean of the steps since the last report"

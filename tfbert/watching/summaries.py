@@ -14,7 +14,8 @@ from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import metadata as pr_curve_metadata
 
-from tfbert import checks, guesses, matrix_image, probes, progress, projector, tags, views
+from tfbert import checks
+from tfbert.watching import guesses, matrix_image, probes, progress, projector, tags, views
 
 GO_ON = "Make space, then start again by the same command: the run goes on from its last checkpoint"
 FOLDER, GUESSES, EVENTS, EVENTS_FILE = "tensorboard", "held_out_guesses", "events", "events.jsonl"

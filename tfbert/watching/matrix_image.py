@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tfbert import views
+from tfbert.watching import views
 
 MOST_CLASSES = 100  # more are not drawn: their cells would be too small to see
 MOST_NUMBERED = 25  # with more, cells have no room for numbers

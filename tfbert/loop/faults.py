@@ -12,7 +12,8 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-from tfbert import checkpoints, checks
+from tfbert import checks
+from tfbert.loop import checkpoints
 
 ROLLBACK, STOP = "rollback", "stop"
 ON_SPIKE = (ROLLBACK, STOP)

@@ -13,7 +13,8 @@ import sys
 
 import tensorflow as tf
 
-from tfbert import checks, cluster, rendezvous
+from tfbert import checks
+from tfbert.loop import cluster, rendezvous
 
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 
