@@ -72,7 +72,7 @@ class TestPoisonedRecords:
 
     def test_other_ways_of_training_too(self, poisoned, tmp_path):
         """On two devices, in parts, with a batch that grows."""
-        changes = {"strategy": "mirrored", "batch_ramp": 0.8, "gradient_accumulation_steps": 3}
+        changes = {"strategy": "mirrored", "batch_ramp": 0.8, "gradient_accumulation_steps": 2}
         whole = tiny_records.flags(poisoned, tmp_path / "whole", eval_input_file=(), **changes)
         assert pretrain.run(whole) == 0
         assert len(events_of(whole.output_dir, "metrics.jsonl")) >= 2
