@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -28,7 +27,6 @@ STEPS = 40  # of `finished`
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    keras.utils.set_random_seed(1)  # of the weights to begin with
     return tiny_task.make(tmp_path_factory.mktemp("task"), num_hidden_layers=1)
 
 
