@@ -367,7 +367,7 @@ def _run_one(flags, strategy):
         "machine": machine.describe(),
     }
     may_change = [f"finetune.{name}" for name in MAY_CHANGE]
-    may_change += ["machine", *(f"machine.{name}" for name in about["machine"])]
+    may_change += ["task.tfds_data_dir", "machine", *(f"machine.{name}" for name in about["machine"])]
     defaults = {"finetune": {f.name: f.default for f in dataclasses.fields(FinetuneConfig)}}
     folder = training.open_folder(flags, strategy, encoder, vocab, about, may_change=may_change, defaults=defaults)
     flags = _scheduled(flags, len(rows))

@@ -39,24 +39,27 @@ def read(path, what):
             for number, raw in enumerate(f, 1):
                 raw = raw.removesuffix(b"\n").removesuffix(b"\r")
                 raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                yield number, *_text(raw, f"{path}, line {number}")
+                fault = _fault(raw, path, number)
+                yield number, raw.decode("utf-8", "replace").replace("\0", "\ufffd") if fault else raw.decode(), fault
     except (OSError, EOFError, zlib.error) as e:
         reason = getattr(e, "strerror", None) or str(e)
         where = f"{path}, line {number + 1}" if number else path
         raise checks.error(f"{what} must be a file that can be read", reason, where) from e
 
 
-def _text(raw, where):
-    """(text of a line, None), or what can be read of it and an `InputError`."""
-    readable = raw.decode("utf-8", "replace").replace("\0", "\ufffd")
+def _fault(raw, path, number):
+    """What is wrong with the bytes of a line, an `InputError`; or None."""
+    if raw.isascii() and b"\0" not in raw:
+        return None
+    where = f"{path}, line {number}"
     if b"\0" in raw:
-        got = f"one at byte {raw.index(0)} of the line"
-        return readable, checks.error("text must have no NUL bytes", got, where)
+        return checks.error("text must have no NUL bytes", f"one at byte {raw.index(0)} of the line", where)
     try:
-        return raw.decode("utf-8"), None
+        raw.decode("utf-8")
     except UnicodeDecodeError as e:
         got = f"byte {raw[e.start]:#04x} at byte {e.start} of the line"
-        return readable, checks.error("text must be UTF-8", got, where)
+        return checks.error("text must be UTF-8", got, where)
+    return None
 
 
 def parse_json(text):
