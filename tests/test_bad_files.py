@@ -84,7 +84,26 @@ SPICE = (
     ),
 )
 VALUES = (
-    *(None, True, False, 0, -1, 3, 1.5, 10**30, 1e300, float("nan"), float("inf"), "", " ", "x", "a", "\ud800", "\0"),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        3,
+        1.5,
+        10**30,
+        10**400,
+        1e300,
+        float("nan"),
+        float("inf"),
+        "",
+        " ",
+        "x",
+        "a",
+        "\ud800",
+        "\0",
+    ),
     *("\n", "1_000", "1e400", [], {}, [[]], [{}], ["a", "a"], ["a", ""], ["a", None], {"a": 1}, "y" * 3000, ...),
 )
 TABLE = Settings("classify", "text", labels=("a", "b"), skip_bad_rows=False)
@@ -293,6 +312,7 @@ def try_one(form, path, data, skip, capsys):
         assert form.parts(data) in (None, int(told[1]) + used)
         return "skipped"
     assert form.total(data) in (None, read)
+    assert "\0" not in data.decode()  # all of it is text
     return "read"
 
 
