@@ -316,6 +316,35 @@ def try_one(form, path, data, skip, capsys):
     return "read"
 
 
+@pytest.mark.parametrize(
+    "kind, value, words",
+    [
+        ("regress", "1e39", "label must be a finite number; got 1e+39"),  # of float32, which is what is learned
+        ("regress", "1" * 400, "label must be a finite number; got inf"),
+        ("regress", '"1_000"', "label must be a finite number; got '1_000'"),
+        ("regress", "true", "label must be a finite number; got True"),
+        ("classify", "NaN", "label must be one label; got nan"),
+        ("classify", '{"a": [[]]}', "label must be one label; got an object of 1"),
+        ("multi_label", '["a", " "]', "labels must not be empty; got ''"),
+        ("multi_label", '["a", null]', "label must be one label; got None"),
+        ("classify", '"a\\u0000"', r"labels must have no tabs and line breaks; got 'a\x00'"),
+        ("classify", '"' + "a" * 999 + '"', f"labels must be of a, b; got '{'a' * 60}'... (999 characters)"),
+    ],
+)
+def test_labels_that_are_none(tmp_path, kind, value, words):
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"text": "one", "label": {value}}}\n')
+    with pytest.raises(checks.InputError) as caught:
+        sentence_files.read(dataclasses.replace(TABLE, kind=kind), str(path))
+    assert str(caught.value) == f"{words} (at {path}, line 1)."
+
+
+def test_blank_labels_are_no_labels(tmp_path):
+    (tmp_path / "x.tsv").write_text("text\tlabel\none\ta\ntwo\t  \n")
+    with pytest.raises(checks.InputError, match=r"label must not be empty; got no label \(at .*x\.tsv, line 3\)"):
+        sentence_files.read(TABLE, str(tmp_path / "x.tsv"))
+
+
 def test_examples_of_the_documents(tmp_path):
     """Each format's example in BUILD.md, "Data files", is read as it stands there."""
     text = (pathlib.Path(__file__).parents[1] / "BUILD.md").read_text()
