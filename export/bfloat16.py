@@ -1,4 +1,4 @@
-"""A run's model with bfloat16 matrices: half the bytes, and faster where the CPU multiplies them itself.
+"""A run's model with bfloat16 matrices: two bytes a number, and products that the CPU does itself where it can.
 
 Kernels of dense layers are stored in bfloat16, so that no request pays for making them. The embedding tables, of which
 a request reads a few rows, layer norms, softmax, sums and the scores of heads stay in float32.
