@@ -190,8 +190,21 @@ FILES = {
 }
 
 
+ASKS = pytest.mark.skipif(not PYTHON, reason="TFBERT_TRANSFORMERS_PYTHON names no Python with transformers and torch")
+
+
+def ask(flags, *switches):
+    """Runs tests/peers/finetune_transformers.py."""
+    program = os.path.join(os.path.dirname(__file__), "peers", "finetune_transformers.py")
+    words = [PYTHON, program, *switches, *(f"--{k}={v}" for k, v in flags.items())]
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "Finished" in done.stderr
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not PYTHON, reason="TFBERT_TRANSFORMERS_PYTHON names no Python with transformers and torch")
+@ASKS
 @pytest.mark.parametrize("task", FILES)
 def test_transformers_does_each_task(task, weights, tmp_path):
     ending, text = FILES[task]
@@ -199,11 +212,45 @@ def test_transformers_does_each_task(task, weights, tmp_path):
     path.write_text(text, encoding="utf-8")
     flags = {"task": task, "train_file": path, "test_file": path, "init_checkpoint": weights, "output_dir": tmp_path}
     flags |= {"max_seq_length": 90, "doc_stride": 10, "train_batch_size": 3, "num_train_epochs": 1.0}
-    program = os.path.join(os.path.dirname(__file__), "peers", "finetune_transformers.py")
-    words = [PYTHON, program, "--bucket_by_length", *(f"--{k}={v}" for k, v in flags.items())]
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stderr
-    assert "Finished" in done.stderr
+    ask(flags, "--bucket_by_length")
     found = finetune_both.score(str(tmp_path), str(path))
     assert all(np.isfinite(value) for value in found.values())
+
+
+def of_ours(**flags):
+    """A `FinetuneConfig` with the optimizer, the schedule and the head of transformers."""
+    more = dict(word.removeprefix("--").split("=") for word in finetune_both.OF_OURS)
+    more["initializer_range"] = float(more["initializer_range"])
+    return finetune.FinetuneConfig(
+        **more, **{name: str(x) if isinstance(x, os.PathLike) else x for name, x in flags.items()}
+    )
+
+
+@pytest.mark.slow
+@ASKS
+def test_both_train_to_the_same_scores(weights, tmp_path):
+    """The same weights, head included, all examples in each batch, no dropout: nothing is left to differ."""
+    words = ("the norman", "in France", "a man , 10th century", "people", "the people of the region in France")
+    path = tmp_path / "data.csv"
+    path.write_text("text,label\n" + "".join(f'"{w}",{i + 0.5}\n' for i, w in enumerate(words)), encoding="utf-8")
+    given = {"task": "regress", "train_file": path, "test_file": path, "max_seq_length": 60, "train_batch_size": 5}
+    finetune.run(
+        of_ours(**given, init_checkpoint=weights, num_train_steps=1, learning_rate=0.0, output_dir=tmp_path / "begin")
+    )
+    head = tmp_path / "head"
+    formats.convert(formats.open_source(str(tmp_path / "begin")), str(head), "huggingface")
+    given |= {
+        "init_checkpoint": head,
+        "num_train_epochs": 20.0,
+        "learning_rate": 5e-3,
+        "clip_norm": 1.0,
+        "weight_decay": 0.1,
+    }
+    finetune.run(of_ours(**given, output_dir=tmp_path / "ours"))
+    ask({**given, "output_dir": tmp_path / "theirs"})
+    before, ours, theirs = (
+        np.genfromtxt(tmp_path / side / finetune_both.LABELS, skip_header=1)[:, 1]
+        for side in ("begin", "ours", "theirs")
+    )
+    assert np.abs(ours - before).min() > 0.1  # they have learned
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4)
