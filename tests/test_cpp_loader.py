@@ -60,7 +60,7 @@ def test_what_a_server_cannot_load_or_answer(tiny_served, tmp_path):
     """The trap of Keras 3: a model that `tf.saved_model.load` runs, and no session does."""
     with pytest.raises(checks.InputError, match="signature must be one of"):
         cpp_loader.cpp_session(tiny_served, [("nothing", {})])
-    with pytest.raises(RuntimeError, match=r"status 4: from_ids: INVALID_ARGUMENT: Incompatible"):
+    with pytest.raises(RuntimeError, match=r"status 4: from_ids: INVALID_ARGUMENT: "):
         ids = inputs_of(loaders.signatures(tiny_served)["from_ids"])
         cpp_loader.cpp_session(tiny_served, [("from_ids", {**ids, "input_mask": ids["input_mask"][:, 1:]})])
     module = tf.Module()

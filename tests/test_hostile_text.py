@@ -73,7 +73,9 @@ def test_each_has_an_answer_within_bounds_and_a_row_equals_that_row_alone(export
     several, *alone = loaders.v1_session(exported(name), requests)
     assert time.process_time() - started < 120  # 20 MB and more, twice; the loading of the model is in it
     for row, (what, text) in enumerate(HOSTILE.items()):
-        tiny_run.check_same_row(several, row, alone[row])
+        # A text that says the same a thousand times has a thousand best answers: which of them comes first is rounding.
+        places = ("answer_start", "answer_end", "starts", "ends") if name == "answer" else ()
+        tiny_run.check_same_row(several, row, {key: v for key, v in alone[row].items() if key not in places})
         assert several["truncated"][row] or len(text) <= LIMIT, what
         for key, value in alone[row].items():
             assert value.dtype.kind != "f" or np.isfinite(value).all(), (what, key)
@@ -83,8 +85,9 @@ def test_each_has_an_answer_within_bounds_and_a_row_equals_that_row_alone(export
             starts, ends = alone[row]["starts"][0], alone[row]["ends"][0]
             assert [text[a:b] for a, b in zip(starts, ends) if a >= 0] == [w for w in alone[row]["words"][0] if w], what
         else:
-            start, end = alone[row]["answer_start"][0], alone[row]["answer_end"][0]
-            assert alone[row]["answer"][0] == (text[start:end] if start >= 0 else b""), what
+            for answered, i in ((alone[row], 0), (several, row)):
+                start, end = answered["answer_start"][i], answered["answer_end"][i]
+                assert answered["answer"][i] == (text[start:end] if start >= 0 else b""), what
 
 
 def test_no_user_can_write_a_special_token(exported):

@@ -80,6 +80,7 @@ def test_a_signal_ends_who_waits(workers, index, number):
         "import signal, sys\nfrom tfbert.loop import cluster, rendezvous\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
     )
+    program += f"print('up', flush=True)\nrendezvous.wait_for_all(cluster.Cluster({workers!r}, {index}))\n"
     root = pathlib.Path(__file__).parents[1]
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=root) as process:
         assert process.stdout.readline() == b"up\n"

@@ -58,7 +58,7 @@ def test_what_is_written(files):
 def test_needs_builtins_and_the_ops_of_tensorflow_text_only(files):
     for path in files[:2]:
         custom = {op for op in loaders.Lite(path).ops() if op.upper() != op}
-        assert custom == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets", "RaggedTensorToTensor"}
+        assert custom == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
 
 
 def test_answers_are_the_references(files, loaded):

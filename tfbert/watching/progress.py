@@ -38,14 +38,14 @@ class Watched:
         model: If given, each held-out report also brings histograms of its weights.
         guess_features: If given, features of a handful of held-out records: each held-out report also
             brings what the model guesses on them, and how its attention is spread there.
-        view: If given, () -> a `views.View` of what the last evaluation answered to the task's examples, or None: it is
-            shown with each held-out report.
         vocab: The run's `Vocab`; goes with `guess_features` and `wordpiece_counts`.
         wordpiece_counts: If given, int [up to V], how frequent each wordpiece is: each held-out report also brings
             the word embeddings for the projector.
         max_seq_length: Tokens in a row. If given, the speed is also reported in tokens that are no padding.
         train_seconds: Training time that the run will have at its end, if the time decides.
         waited: As of `Clock`.
+        view: If given, () -> a `views.View` of what the last evaluation answered to the task's examples, or None: it is
+            shown with each held-out report.
     """
 
     run_dir: str
@@ -55,12 +55,12 @@ class Watched:
     hparams: dict | None = None
     model: typing.Any = None
     guess_features: dict | None = None
-    view: Callable | None = None
     vocab: typing.Any = None
     wordpiece_counts: typing.Any = None
     max_seq_length: int | None = None
     train_seconds: float | None = None
     waited: Callable | None = None
+    view: Callable | None = None
 
 
 class Lap(typing.NamedTuple):
