@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from export import loaders, saved_model, tflite
-from tests import tiny_task
+from tests import tiny_run, tiny_task
 from tests.test_summaries import read as summaries_of
 from tfbert import checks, evaluate, finetune, initial_weights, predict, run_folder
 from tfbert.convert import formats
@@ -196,18 +196,7 @@ class TestFinished:
 
 def run_until(flags, step):
     """Runs up to the checkpoint of a step, as a run that was ended by SIGTERM there."""
-    save = checkpoints.Checkpoints.save
-
-    def save_and_stop(self, at):
-        prefix = save(self, at)
-        if at == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.3)
-        return prefix
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
-        assert finetune.run(flags) == 0
+    tiny_run.run_until(finetune, flags, step)
     assert checkpoints.saved_steps(flags.output_dir)[-1] == step
     assert not os.path.exists(os.path.join(flags.output_dir, "eval_results.txt"))
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import tiny, tiny_records
+from tests import tiny, tiny_records, tiny_run
 from tests.test_checkpoints import small_disk
 from tfbert import checks, config, evaluate, held_out, pretrain
 from tfbert.loop import checkpoints
@@ -324,18 +324,7 @@ class TestErrors:
 
 def pretrain_until(flags, step):
     """Runs up to the report of a step, as a run that was ended by SIGTERM there."""
-    save = checkpoints.Checkpoints.save
-
-    def save_and_stop(self, at):
-        prefix = save(self, at)
-        if at == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.3)
-        return prefix
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
-        assert pretrain.run(flags) == 0
+    tiny_run.run_until(pretrain, flags, step)
 
 
 def arguments(flags):

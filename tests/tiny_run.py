@@ -1,6 +1,11 @@
 """A run folder with the tiny model, random weights and a vocabulary of real words; texts to ask it."""
 
+import os
+import signal
+import time
+
 import numpy as np
+import pytest
 
 from tests import reference, tiny
 from tfbert import heads, run_folder
@@ -97,3 +102,19 @@ def check_same_row(several, row, alone):
             np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-5)
         else:
             np.testing.assert_array_equal(many, one)
+
+
+def run_until(program, flags, step):
+    """Runs a program that trains up to the checkpoint of a step, as one that was ended by SIGTERM there."""
+    save = checkpoints.Checkpoints.save
+
+    def save_and_stop(self, at):
+        prefix = save(self, at)
+        if at == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+        return prefix
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
+        assert program.run(flags) == 0
