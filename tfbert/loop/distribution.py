@@ -99,6 +99,12 @@ def _tpu_strategy(tpu_name):
     return tf.distribute.TPUStrategy(resolver)
 
 
+def _is_one_cpu(strategy):
+    if not isinstance(strategy, tf.distribute.OneDeviceStrategy):
+        return False
+    return tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type == "CPU"
+
+
 def distribute(strategy, make_dataset):
     """The dataset whose elements go to the replicas.
 
@@ -116,8 +122,16 @@ def distribute(strategy, make_dataset):
 
     def for_pipeline(context):
         replicas = context.num_replicas_in_sync // context.num_input_pipelines
-        return make_dataset(context.num_input_pipelines, context.input_pipeline_id, replicas)
+        dataset = make_dataset(context.num_input_pipelines, context.input_pipeline_id, replicas)
+        # The end of an iterator waits for the thread that tunes it, and that one sleeps for up to a minute: 20 s were
+        # seen after 40 s of training. Without it AUTOTUNE means as many calls as there are cores, at most 16.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return dataset.with_options(options)
 
+    if _is_one_cpu(strategy):
+        # There is no other memory to copy to. TensorFlow would do it in a second iterator, which no option reaches.
+        return for_pipeline(tf.distribute.InputContext())
     # Every replica gets as many elements, so none must ask the others whether they have one left: TensorFlow would ask
     # in each step where there are several hosts, and forget the size of the batch, which compilers need.
     strategy.extended.experimental_enable_get_next_as_optional = False
