@@ -81,6 +81,7 @@ class AdamW(keras.optimizers.Optimizer):
         self.rate_scale = rate_scale or (lambda path: 1.0)
         self.bias_correction = bias_correction
         self._scale = tf.constant(1.0)
+        self._corrections = (1.0, 1.0)  # of the update at work
 
     def build(self, variables):
         """Makes m and v, zeros, for each variable."""
@@ -97,11 +98,13 @@ class AdamW(keras.optimizers.Optimizer):
 
     def apply(self, grads, trainable_variables=None):
         """Updates the variables once, with gradients that are each replica's share of the sum."""
+        before, self._corrections = self._corrections, self._bias_corrections()
         super().apply(grads, trainable_variables)
+        self._corrections = before
         if self.bias_correction:
             self._updates.assign_add(1)
 
-    def _corrections(self):
+    def _bias_corrections(self):
         """(what m is divided by, what sqrt(v) is), of the present update."""
         if not self.bias_correction:
             return 1.0, 1.0
@@ -131,7 +134,7 @@ class AdamW(keras.optimizers.Optimizer):
         handles = (x.handle for x in (variable, self._momentums[index].value, self._velocities[index].value))
         decay_rate = self.decay_rate if index in self._decayed else 0.0
         rate = tf.cast(learning_rate, variable.dtype) * self._scale_of(index)
-        of_m, of_v = self._corrections()
+        of_m, of_v = self._corrections
         # (m / of_m) / (sqrt(v) / of_v + epsilon), as the function that is compiled has it.
         rate, decay_rate, epsilon = rate * of_v / of_m, decay_rate * of_m / of_v, self.epsilon * of_v
         _update(*handles, gradient, self._scale, rate, decay_rate, self.beta_1, self.beta_2, epsilon)
