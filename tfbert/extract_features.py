@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from tfbert import checks, config, encoder
 from tfbert.convert import assign, formats, names
+from tfbert.layers import dtype_policy
 from tfbert.text import packing, tokenizer
 from tfbert.text import vocab as vocab_lib
 from tfbert.watching import progress, projector
@@ -153,12 +154,8 @@ def load(cfg):
     indices = _layer_indices(cfg, source.encoder.num_hidden_layers)
     wanted = names.shapes(source.encoder, source.head, len(source.labels))
     tensors, account = assign.match(source, wanted, cfg.allow_missing)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
+    with dtype_policy.building_in("float32"):
         built = encoder.build_encoder(source.encoder)
-    finally:
-        keras.config.set_dtype_policy(policy)
     outputs = encoder.layer_outputs(built)
     model = keras.Model(built.input, [outputs[i] for i in indices])
     lacking = [v.path for v in model.variables if v.path not in tensors]

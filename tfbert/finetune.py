@@ -262,8 +262,11 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew):
 
 
 def _write_results(flags, run_dir, examples):
-    """Writes eval_results.txt and the files of predictions, of the best checkpoint in the run folder."""
-    loaded = inference.load(run_dir)
+    """Writes eval_results.txt and the files of predictions, of the best checkpoint in the run folder.
+
+    The model computes as it did in training, so that its scores are those that it was chosen by.
+    """
+    loaded = inference.load(run_dir, policy=training_config.POLICIES[flags.mixed_precision])
     if examples.dev:
         predictions, scores = loaded.about(examples.dev, flags.eval_batch_size).answer()
         inference.write_results(run_dir, loaded, "eval", examples.dev, predictions, scores)

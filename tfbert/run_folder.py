@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfbert import checks, config, heads
+from tfbert.layers import dtype_policy
 from tfbert.loop import checkpoints, retention
 from tfbert.text import vocab as vocab_lib
 
@@ -277,11 +278,7 @@ def load_pretrainer(run_dir, checkpoint=None, packed=False):
     """
     run = read(run_dir)
     prefix = checkpoint_prefix(run_dir, checkpoint)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
+    with dtype_policy.building_in("float32"):
         model = heads.build_pretrainer(run.encoder, packed)
-    finally:
-        keras.config.set_dtype_policy(policy)
     checkpoints.restore_model(prefix, model)
     return model, run, int(prefix.rpartition("-")[2])

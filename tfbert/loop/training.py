@@ -12,6 +12,7 @@ from collections.abc import Callable
 import keras
 
 from tfbert import checks, initial_weights, input_pipeline, run_folder
+from tfbert.layers import dtype_policy
 from tfbert.loop import (
     batch_ramp,
     checkpoints,
@@ -86,26 +87,21 @@ def check_batches(flags, strategy):
 def _build(flags, encoder, strategy, build_model, schedule):
     """(model, optimizer), built under the strategy; fresh weights are a function of the seed."""
     keras.utils.set_random_seed(flags.random_seed)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(training_config.POLICIES[flags.mixed_precision])
-    try:
-        with strategy.scope():
-            model = build_model()
-            frozen = param_groups.freeze(model, flags.freeze)
-            paths = [v.path for v in model.trainable_variables]
-            scales = param_groups.rate_scales(paths, encoder.num_hidden_layers, flags.layerwise_lr_decay)
-            optimizer = training_config.OPTIMIZERS[flags.optimizer](
-                schedule,
-                flags.weight_decay,
-                flags.adam_beta1,
-                flags.adam_beta2,
-                flags.adam_epsilon,
-                decays=param_groups.decay_mask(paths).__getitem__,
-                rate_scale=scales.__getitem__,
-            )
-            optimizer.build(model.trainable_variables)
-    finally:
-        keras.config.set_dtype_policy(policy)
+    with dtype_policy.building_in(training_config.POLICIES[flags.mixed_precision]), strategy.scope():
+        model = build_model()
+        frozen = param_groups.freeze(model, flags.freeze)
+        paths = [v.path for v in model.trainable_variables]
+        scales = param_groups.rate_scales(paths, encoder.num_hidden_layers, flags.layerwise_lr_decay)
+        optimizer = training_config.OPTIMIZERS[flags.optimizer](
+            schedule,
+            flags.weight_decay,
+            flags.adam_beta1,
+            flags.adam_beta2,
+            flags.adam_epsilon,
+            decays=param_groups.decay_mask(paths).__getitem__,
+            rate_scale=scales.__getitem__,
+        )
+        optimizer.build(model.trainable_variables)
     if frozen:
         _say("\n  ".join([f"frozen, {len(frozen)} variables:", *frozen]))
     return model, optimizer

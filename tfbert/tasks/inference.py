@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbert import checks, run_folder
+from tfbert.layers import dtype_policy
 from tfbert.loop import checkpoints, distribution
 from tfbert.tasks import batches, kinds, task
 from tfbert.text import tokenizer
@@ -134,7 +135,7 @@ class Loaded(NamedTuple):
     Attributes:
         run: The `run_folder.RunFolder`.
         task: Its `task.Task`.
-        model: Its model, in float32.
+        model: Its model.
         tokenizer: The `tokenizer.Tokenizer` of its vocabulary.
         max_seq_length: The longest row in wordpieces that it was trained on.
         step: Of the checkpoint.
@@ -156,12 +157,13 @@ class Loaded(NamedTuple):
         return Inference(tf.distribute.get_strategy(), self.model, self.task, rows, examples, batch_size, lengths)
 
 
-def load(run_dir, checkpoint=None):
+def load(run_dir, checkpoint=None, policy="float32"):
     """The `Loaded` of a run folder, or None if it was pre-trained and has no task.
 
     Args:
         run_dir: The run folder.
         checkpoint: As of `run_folder.checkpoint_prefix`. None says which it takes, if that is not simply the newest.
+        policy: Keras's name of what its layers compute in.
 
     Raises:
         InputError: not a run folder, no such checkpoint, a damaged one, or one of another model.
@@ -177,12 +179,8 @@ def load(run_dir, checkpoint=None):
         others = "" if newest == best.step else f"; the newest is ckpt-{newest}"
         text = f"{run_dir}: ckpt-{best.step}, the best by {best.metric} ({best.value:.6g}){others}"
         print(text, file=sys.stderr, flush=True)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
+    with dtype_policy.building_in(policy):
         model = the_task.build_model(run.encoder, False)
-    finally:
-        keras.config.set_dtype_policy(policy)
     checkpoints.restore_model(prefix, model)
     length = run.config.get("records", {}).get("max_seq_length", run.encoder.max_position_embeddings)
     return Loaded(run, the_task, model, tokenizer.Tokenizer(run.vocab), length, int(prefix.rpartition("-")[2]))
