@@ -3,8 +3,9 @@
     python -m tests.load --saved_model=saved_model --clients=200 --seconds=300
 
 Each client asks one text after the other over its own connection and compares each answer with the first one that this
-text got. It prints a JSON line: requests, errors, wrong answers, latencies, and how much memory the server held in the
-middle third and in the last third of the time. Status 1 if anything was wrong or memory grew by more than --growth.
+text got. It prints a JSON line each minute: requests so far and the memory that the server holds. The last line has
+requests, errors, wrong answers, latencies, and the server's memory at these marks and as the median of the middle
+third and of the last third of the time. Status 1 if anything was wrong or the last third's is more than --growth above.
 Clients and server share the machine, and the stand-in is no TensorFlow Serving: the rate is no measure of either.
 """
 
@@ -124,8 +125,37 @@ def memory(process):
         return next(int(line.split()[1]) for line in f if line.startswith("VmRSS:")) / 1024
 
 
+class Memory:
+    """The memory of a server, looked at until the clients are done.
+
+    Attributes:
+        held: Megabytes at each look.
+        marks: Megabytes at the beginning, and after each whole minute.
+    """
+
+    def __init__(self, process):
+        self._process, self.held, self.marks = process, [], []
+
+    def watch(self, load, threads, pause, minute=60.0):
+        """Looks every `pause` seconds while a thread is alive; prints a line at each mark."""
+        start = time.monotonic()
+        while any(thread.is_alive() for thread in threads):
+            self.held.append(memory(self._process))
+            if time.monotonic() - start >= minute * len(self.marks):
+                self.marks.append(round(self.held[-1], 1))
+                about = {"minute": len(self.marks) - 1, "rss_mb": self.marks[-1]}
+                print(json.dumps({**about, "requests": len(load.latencies), "errors": len(load.failures)}), flush=True)
+            time.sleep(pause)
+        self.held.append(memory(self._process))
+
+    def thirds(self):
+        """Medians of the middle third and of the last third."""
+        third = len(self.held) // 3
+        return statistics.median(self.held[third : 2 * third]), statistics.median(self.held[-third:])
+
+
 def run(cfg):
-    """Runs the test; returns what it prints."""
+    """Runs the test; returns what its last line says."""
     command = [sys.executable, "-m", "tests.model_server", f"--saved_model={cfg.saved_model}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -138,16 +168,13 @@ def run(cfg):
         start = time.monotonic()
         for thread in threads:
             thread.start()
-        held = []
-        while any(thread.is_alive() for thread in threads):
-            held.append(memory(process))
-            time.sleep(min(1.0, cfg.seconds / 30))
+        held = Memory(process)
+        held.watch(load, threads, min(1.0, cfg.seconds / 30))
         took = time.monotonic() - start
     finally:
         process.terminate()
         process.wait()
-    third = len(held) // 3
-    middle, last = statistics.median(held[third : 2 * third]), statistics.median(held[-third:])
+    middle, last = held.thirds()
     slowest = np.percentile(load.latencies, [50, 99]) * 1000
     told = {
         "clients": cfg.clients,
@@ -158,6 +185,8 @@ def run(cfg):
         "requests_per_second": round(len(load.latencies) / took, 1),
         "median_ms": round(float(slowest[0]), 1),
         "p99_ms": round(float(slowest[1]), 1),
+        "rss_mb_at_minutes": held.marks,
+        "rss_mb_at_the_end": round(held.held[-1], 1),
         "rss_mb_middle_third": round(middle, 1),
         "rss_mb_last_third": round(last, 1),
         "first_error": next(iter(load.failures), None),
