@@ -1,9 +1,9 @@
 """TensorFlow Serving's REST interface over SavedModels in this process: predict, metadata and status.
 
-It is for the playground and for tests, not for production: requests are answered one by one, nothing is batched or
-watched. Its shape is TensorFlow Serving's (https://www.tensorflow.org/tfx/serving/api_rest), so that what talks
-to it talks to a real server, too: rows ("instances" -> "predictions") and columns ("inputs" -> "outputs"), bytes as
-{"b64": ...}, NaN and Infinity as bare words, {"error": ...} with the status of HTTP that belongs to the error.
+It is for the playground and for tests, not for production: folders are not watched for new versions. Its shape is
+TensorFlow Serving's (https://www.tensorflow.org/tfx/serving/api_rest), so that what talks to it talks to a real
+server, too: rows ("instances" -> "predictions") and columns ("inputs" -> "outputs"), bytes as {"b64": ...}, NaN and
+Infinity as bare words, {"error": ...} with the status of HTTP that belongs to the error.
 """
 
 import base64
@@ -19,87 +19,14 @@ import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from export import loaders, serving
+from export import loaders
+from export.served_model import ApiError, ServedModel
 from tfbert import checks
 
 # HTTP's status of TensorFlow's error codes.
 _STATUS = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "FAILED_PRECONDITION": 412, "RESOURCE_EXHAUSTED": 429}
 _STATUS |= {"UNIMPLEMENTED": 501, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504}
 MAX_BODY = 64 * 2**20  # bytes of a request
-
-
-class ApiError(Exception):
-    """A request that cannot be answered.
-
-    Attributes:
-        code: TensorFlow's name of the error, as "INVALID_ARGUMENT".
-    """
-
-    def __init__(self, code, message):
-        super().__init__(message)
-        self.code = code
-
-
-class ServedModel:
-    """A SavedModel in a session, as a server holds it; may be asked by several threads.
-
-    Its warm-up requests are answered at once: the first request of a session takes seconds.
-
-    Args:
-        folder: The SavedModel.
-    """
-
-    def __init__(self, folder):
-        self.folder, self.signatures = folder, loaders.signatures(folder)
-        with tf.Graph().as_default() as graph:
-            self._session = tf.compat.v1.Session(graph=graph)
-            tf.compat.v1.saved_model.load(self._session, ["serve"], folder)
-        for signature, inputs in serving.read_warmup(folder):
-            self.predict(signature, inputs)
-
-    def signature(self, name):
-        """The SignatureDef of that name."""
-        name = name or "serving_default"
-        if name not in self.signatures:
-            raise ApiError("INVALID_ARGUMENT", f'Serving signature name: "{name}" not found in signature def')
-        return self.signatures[name]
-
-    def predict(self, signature, inputs):
-        """Answers one request.
-
-        Args:
-            signature: Its name, or "".
-            inputs: {input name: array}.
-
-        Returns:
-            {output name: array}.
-
-        Raises:
-            ApiError: the request does not fit, or TensorFlow refuses it.
-        """
-        about = self.signature(signature)
-        if set(inputs) != set(about.inputs):
-            said = f"input tensors must be {sorted(about.inputs)}; got {sorted(inputs)}"
-            raise ApiError("INVALID_ARGUMENT", said)
-        for name, value in inputs.items():
-            wanted = tf.as_dtype(about.inputs[name].dtype)
-            got = tf.string if value.dtype.kind in "OSU" else tf.as_dtype(value.dtype)
-            if got != wanted:
-                raise ApiError("INVALID_ARGUMENT", f"input {name} must be {wanted.name}; got {got.name}")
-        feeds = {about.inputs[name].name: value for name, value in inputs.items()}
-        names = sorted(about.outputs)
-        try:
-            answers = self._session.run([about.outputs[name].name for name in names], feeds)
-        except tf.errors.OpError as e:
-            raise ApiError(tf_code(e), e.message) from e
-        except ValueError as e:  # a rank that does not fit the placeholder's
-            raise ApiError("INVALID_ARGUMENT", str(e)) from e
-        return dict(zip(names, answers))
-
-
-def tf_code(error):
-    """The name of a TensorFlow error's code, as "INVALID_ARGUMENT"."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).upper()
 
 
 def _text(value):
@@ -326,20 +253,22 @@ def _which(found):
     return name, int(version) if version else None, label
 
 
-def load(folder, model_name, labels=None):
+def load(folder, model_name, labels=None, batching=None):
     """A `Server` of a SavedModel, or of all versions in a folder.
 
     Args:
         folder: The SavedModel, or the folder with its numbered versions.
         model_name: The name under which it is served.
         labels: {label: number}.
+        batching: Of `ServedModel`.
     """
     newest = loaders.newest_version(folder)
     if newest == folder:
         number = os.path.basename(os.path.abspath(folder))
-        return Server(model_name, {int(number) if number.isdecimal() else 1: ServedModel(folder)}, labels)
+        only = int(number) if number.isdecimal() else 1
+        return Server(model_name, {only: ServedModel(folder, batching)}, labels)
     numbers = sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
-    return Server(model_name, {n: ServedModel(os.path.join(folder, str(n))) for n in numbers}, labels)
+    return Server(model_name, {n: ServedModel(os.path.join(folder, str(n)), batching) for n in numbers}, labels)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

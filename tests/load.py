@@ -1,6 +1,6 @@
 """A load test: many clients at once, over REST and gRPC, on the stand-in for TensorFlow Serving (model_server.py).
 
-    python -m tests.load --saved_model=saved_model --clients=200 --seconds=300
+    python -m tests.load --saved_model=saved_model --clients=200 --seconds=300 --batching=batching_parameters.txt
 
 Each client asks one text after the other over its own connection and compares each answer with the first one that this
 text got. It prints a JSON line each minute: requests so far and the memory that the server holds. The last line has
@@ -34,6 +34,7 @@ class LoadConfig:
     """Flags of this program."""
 
     saved_model: str = config.field("", "A SavedModel with `text` in, or the folder with its numbered versions.")
+    batching: str = config.field("", "Let the server batch by this batching_parameters.txt.")
     clients: int = config.field(200, "Clients at the same time; every other one speaks gRPC.", lower_bound=1)
     seconds: float = config.field(300.0, "How long.", lower_bound=0.1)
     texts: int = config.field(50, "Different texts.", lower_bound=1)
@@ -70,13 +71,21 @@ class GrpcClient:
         return self._client.predict(text=[text])
 
 
+def filled(column):
+    """Whether an array holds nothing but what fills rows up to the widest of their batch: "", -1, 0, false."""
+    return all(value in ("", -1, 0) for value in column.ravel().tolist())
+
+
 def summary(answer):
-    """An answer in a form in which both kinds of client give the same."""
+    """An answer in a form in which both kinds of client give the same, whatever it was batched with."""
     told = {}
     for name, value in answer.items():
         array = np.asarray(value)
         if array.dtype.kind in "OSU":
-            array = np.array([v if isinstance(v, str) else v.decode("utf-8", "replace") for v in array.ravel()])
+            flat = [v if isinstance(v, str) else v.decode("utf-8", "replace") for v in array.ravel()]
+            array = np.array(flat).reshape(array.shape)
+        while array.ndim > 1 and array.shape[1] and filled(array[:, -1]):
+            array = array[:, :-1]
         told[name] = np.round(array.astype(float), 4) if array.dtype.kind == "f" else array
     return {name: value.tolist() for name, value in told.items()}
 
@@ -157,6 +166,7 @@ class Memory:
 def run(cfg):
     """Runs the test; returns what its last line says."""
     command = [sys.executable, "-m", "tests.model_server", f"--saved_model={cfg.saved_model}"]
+    command += [f"--batching={cfg.batching}"] if cfg.batching else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline().split()

@@ -1,9 +1,9 @@
 """A stand-in for TensorFlow Serving in tests: official protos over gRPC, its REST interface, SavedModels in sessions.
 
-    python -m tests.model_server --saved_model=saved_model --model_name=bert
+    python -m tests.model_server --saved_model=saved_model --model_name=bert --batching=batching_parameters.txt
 
-It answers Predict, GetModelMetadata and GetModelStatus as TensorFlow Serving does, errors included; it does not batch,
-does not watch folders, and is no measure of TensorFlow Serving's speed.
+It answers Predict, GetModelMetadata and GetModelStatus as TensorFlow Serving does, errors included; it batches with the
+same scheduler, but does not watch folders, and is no measure of TensorFlow Serving's speed.
 """
 
 from tfbert import quiet  # isort: skip  # noqa: F401 (first: it holds back start-up noise)
@@ -23,7 +23,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export import loaders, rest_api
+from export import batching_parameters, loaders, rest_api
 from tfbert import checks, config
 
 AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
@@ -35,7 +35,8 @@ class ModelServerConfig:
 
     saved_model: str = config.field("", "A SavedModel, or the folder with its numbered versions.")
     model_name: str = config.field("bert", "The name under which it is served.")
-    threads: int = config.field(8, "Threads that answer gRPC.", lower_bound=1)
+    batching: str = config.field("", "A batching_parameters.txt; each request is answered alone without one.")
+    threads: int = config.field(128, "Threads that answer gRPC; with few of them no batch gets large.", lower_bound=1)
 
     def __post_init__(self):
         config.check_bounds(self)
@@ -107,7 +108,7 @@ class Service(prediction_service_pb2_grpc.PredictionServiceServicer, model_servi
 
 
 @contextlib.contextmanager
-def serving(api, threads=8):
+def serving(api, threads=128):
     """Serves a `rest_api.Server`; gives its addresses ("http://host:port" for REST, "host:port" for gRPC)."""
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     remote = grpc.server(futures.ThreadPoolExecutor(threads), options=unlimited)
@@ -133,7 +134,8 @@ def main(argv):
     del argv
     cfg = config.from_flags(ModelServerConfig)
     loaders.hush()
-    with serving(rest_api.load(cfg.saved_model, cfg.model_name), cfg.threads) as (rest, remote):
+    batching = batching_parameters.read(cfg.batching) if cfg.batching else None
+    with serving(rest_api.load(cfg.saved_model, cfg.model_name, batching=batching), cfg.threads) as (rest, remote):
         print(f"REST {rest} gRPC {remote}", flush=True)
         threading.Event().wait()
 
