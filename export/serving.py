@@ -1,11 +1,13 @@
 """Writes what a deployment with TensorFlow Serving needs, beside the exported versions.
 
-    python -m export.serving --saved_model=saved_model --output_dir=deployment --stable=1 --canary=2
+    python -m export.serving --saved_model=saved_model --output_dir=deployment --stable=1 --canary=2 \
+        --batching=batching_parameters.txt
 
 writes models.config, batching_parameters.txt, monitoring.config, Dockerfile, docker-compose.yaml, prometheus.yml,
 kubernetes.yaml and a README.md with the commands that use them; the texts with their explanations are those of
 export/deployment/. --stable and --canary are versions: requests that name a label go to that version, and all others
 to the highest one that is served. Both are refused if --serving_version lacks one of their ops (`export.audit`).
+--batching is a file that `export.batching` has measured.
 
 The warm-up requests that an export carries are written here, too: a server answers them while it loads a version, so
 that the first user does not wait for the graph's optimisation and for memory.
@@ -24,7 +26,7 @@ import textwrap
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from export import audit, clients, loaders
+from export import audit, batching_parameters, clients, loaders
 from tfbert import checks, config
 
 FOLDER, FILE = "assets.extra", "tf_serving_warmup_requests"
@@ -43,8 +45,13 @@ class ServingConfig:
     image: str = config.field("", "Name of the image to build, as registry/name:tag; model_name:stable by default.")
     stable: int | None = config.field(None, "Version with the label stable; the newest one by default.", lower_bound=1)
     canary: int | None = config.field(None, "Version with the label canary; none by default.", lower_bound=1)
-    batch_size: int = config.field(32, "Rows of different requests that are answered as one batch.", lower_bound=1)
-    batch_timeout_micros: int = config.field(1000, "How long a request waits for others.", lower_bound=0)
+    batching: str = config.field("", "A batching_parameters.txt that export.batching has measured.")
+    batch_size: int | None = config.field(
+        None, "Rows of different requests that are answered as one batch; 32 by default.", lower_bound=1
+    )
+    batch_timeout_micros: int | None = config.field(
+        None, "How long a request waits for others; 1000 by default.", lower_bound=0
+    )
     cpus: int = config.field(2, "Cores of a server.", lower_bound=1)
     max_replicas: int = config.field(8, "Servers that Kubernetes starts at most.", lower_bound=2)
 
@@ -58,6 +65,9 @@ class ServingConfig:
         right = re.fullmatch(r"\d+\.\d+\.\d+", self.serving_version)
         checks.require(right, must, f"serving_version={self.serving_version!r}")
         checks.require(not re.search(r"[\s\"'#]", self.image), "image must be an image's name", f"image={self.image!r}")
+        both = "batching has batch_size and batch_timeout_micros; give the file or the values"
+        values = [v for v in (self.batch_size, self.batch_timeout_micros) if v is not None]
+        checks.require(not (self.batching and values), both, f"batching={self.batching!r} and {values}")
 
 
 def write_warmup(folder, model_name, requests):
@@ -90,6 +100,13 @@ def read_warmup(folder):
         inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
         requests.append((request.model_spec.signature_name, inputs))
     return requests
+
+
+def require_room(folder, batching):
+    """Raises `InputError` if a warm-up request has more rows than a batch: a server would end its start there."""
+    rows = max((len(value) for _, inputs in read_warmup(folder) for value in inputs.values()), default=0)
+    must = "a batch must hold the export's largest warm-up request"
+    checks.require(batching.batch_size >= rows, must, f"{batching.batch_size} rows, not {rows}", folder)
 
 
 def labels_of(cfg):
@@ -129,6 +146,19 @@ def _memory(folder):
     return 512 + 2 * total // 2**20
 
 
+def _batching(cfg):
+    """(the text of batching_parameters.txt, its values, what README says of them)."""
+    if cfg.batching:
+        values = batching_parameters.read(cfg.batching)
+        with open(cfg.batching, encoding="utf-8") as f:
+            return f.read(), values, "were measured; batching_parameters.txt says on what and with what load"
+    size = 32 if cfg.batch_size is None else cfg.batch_size
+    wait = 1000 if cfg.batch_timeout_micros is None else cfg.batch_timeout_micros
+    values = batching_parameters.Batching(size, wait, cfg.cpus)
+    origin = "are places to start from: `python -m export.batching` measures which are good for your texts"
+    return batching_parameters.text(values, f"These values {origin}.".replace("`", "")), values, origin
+
+
 def files(cfg, labels):
     """{name of a file: its text}.
 
@@ -140,6 +170,10 @@ def files(cfg, labels):
     memory = sum(_memory(os.path.join(cfg.saved_model, str(version))) for version in versions)
     image = cfg.image or f"{cfg.model_name}:{labels['stable']}"
     arguments = _arguments(labels)
+    batching, values, origin = _batching(cfg)
+    for version in versions:
+        require_room(os.path.join(cfg.saved_model, str(version)), values)
+    written = {"batching_parameters.txt": batching}
     blanks = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)} | {
         "name": cfg.model_name,
         "image": image,
@@ -149,17 +183,18 @@ def files(cfg, labels):
         "copies": "\n".join(f"COPY --from=models {v} /models/{cfg.model_name}/{v}" for v in versions),
         "models": os.path.relpath(cfg.saved_model, cfg.output_dir).replace(os.sep, "/"),
         "health": f"/v1/models/{cfg.model_name}/labels/stable/metadata",
+        "batching_origin": origin,
+        **dataclasses.asdict(values),
         "memory": memory,
         "memory_limit": 2 * memory,
         "example": clients.example_body(loaders.signatures(os.path.join(cfg.saved_model, str(labels["stable"])))),
     }
-    written = {}
 
     def fill(name, **more):
         with open(os.path.join(TEMPLATES, name), encoding="utf-8") as f:
             written[name] = string.Template(f.read()).substitute(blanks, **more)
 
-    for name in ("models.config", "batching_parameters.txt", "monitoring.config", "prometheus.yml"):
+    for name in ("models.config", "monitoring.config", "prometheus.yml"):
         fill(name)
     # A bind mount's relative path needs its dot.
     blanks["models"] = blanks["models"] if blanks["models"].startswith(("/", ".")) else "./" + blanks["models"]
