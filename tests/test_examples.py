@@ -159,3 +159,14 @@ def test_python_asks_a_file_that_takes_strings(strings_in, run_dir, ask):
     assert ask(strings_in, "no mask") == []
     with pytest.raises(SystemExit, match="usage"):
         ask(strings_in)
+
+
+@pytest.mark.slow
+def test_python_asks_a_file_that_takes_ids(run_dir, ask, tmp_path):
+    path = str(tmp_path / "ids.tflite")
+    limits = {"top_k": tiny_run.TOP_K, "max_masks": tiny_run.MAX_MASKS}
+    tflite.run(tflite.TFLiteConfig(run_dir=run_dir, output=path, inputs="ids", **limits))
+    for text in ("the lazy [MASK] returns", "[MASK] of Café [MASK]", "[MASK] " + "dog " * 40):
+        expected = [line for line in expected_lines(run_dir, text) if line.startswith("[MASK]")]
+        assert ask(path, text) == expected
+    assert ask(path, "no mask") == []
