@@ -8,14 +8,16 @@ import pathlib
 import runpy
 import subprocess
 import sys
+import types
 import unicodedata
 import zipfile
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from export import tflite
-from tests import tiny_run
+from tests import tiny_run, wordpiece
 from tfbert import fill_mask
 from tfbert.text import packing
 from tfbert.text.tokenizer import Tokenizer
@@ -35,6 +37,7 @@ TEXTS = [
     "x" * 200 + " " + "x" * 201 + " " + "é" * 200 + " e\u0301" * 3,
     "👍🏽 👩‍👩‍👧 🇩🇪 ☃ ∑ €",
     "unspellable ڪ ꧁ 𝔘𝔫𝔦 𒀀",
+    " ".join(f"a{chr(c)}b" for first, last in wordpiece.CJK for c in (first - 1, first, last, last + 1)),
 ]
 
 
@@ -59,7 +62,7 @@ def code_points():
 
 
 @pytest.fixture(scope="module")
-def wordpiece():
+def example():
     """examples/python/wordpiece.py."""
     spec = importlib.util.spec_from_file_location("example_wordpiece", EXAMPLES / "python" / "wordpiece.py")
     module = importlib.util.module_from_spec(spec)
@@ -76,16 +79,16 @@ def archive(path, vocab, **more):
     return str(path)
 
 
-def test_python_tokenizer_is_tfberts(vocab, wordpiece, tmp_path):
-    tokenizer, labels = wordpiece.read(archive(tmp_path / "x.tflite", vocab))
+def test_python_tokenizer_is_tfberts(vocab, example, tmp_path):
+    tokenizer, labels = example.read(archive(tmp_path / "x.tflite", vocab))
     assert labels == [] and tokenizer.tokens == list(vocab.tokens)
     texts = TEXTS + code_points()[::20]
     for text, ids in zip(texts, expected_ids(vocab, texts)):
         assert tokenizer.ids(text) == ids, text
 
 
-def test_python_packs_as_tfbert_packs(vocab, wordpiece):
-    tokenizer = wordpiece.WordPiece(list(vocab.tokens), vocab.do_lower_case, longest=12)
+def test_python_packs_as_tfbert_packs(vocab, example):
+    tokenizer = example.WordPiece(list(vocab.tokens), vocab.do_lower_case, longest=12)
     for first in (0, 1, 4, 9, 10, 11, 30):
         a = list(range(first))
         packed = packing.pack_single(tf.ragged.constant([a], dtype=tf.int32), 12, vocab)
@@ -170,3 +173,24 @@ def test_python_asks_a_file_that_takes_ids(run_dir, ask, tmp_path):
         expected = [line for line in expected_lines(run_dir, text) if line.startswith("[MASK]")]
         assert ask(path, text) == expected
     assert ask(path, "no mask") == []
+
+
+def test_python_names_the_labels(vocab, tmp_path, monkeypatch):
+    """Of a classifier that takes ids; a stand-in answers for it."""
+    monkeypatch.syspath_prepend(str(EXAMPLES / "python"))
+    program, asked = runpy.run_path(str(EXAMPLES / "python" / "fill_mask.py")), []
+
+    def runner(**row):
+        asked.append({name: value.tolist() for name, value in row.items()})
+        return {"logits": np.log(np.array([[0.2, 0.5, 0.3]], np.float32)) + 7}
+
+    stand_in = types.SimpleNamespace(get_signature_runner={"from_ids": runner}.__getitem__)
+    monkeypatch.setitem(program["ask_ids"].__globals__, "ids_in", lambda path: stand_in)
+    path = archive(tmp_path / "x.tflite", vocab, max_seq_length=6)
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.writestr("labels.txt", "red\ngreen\ndark blue\n")
+    answers = program["ask_ids"](path, "the cafe", "x y z w")
+    assert list(program["lines"](answers)) == ["green 50.0 %", "dark blue 30.0 %", "red 20.0 %"]
+    cls, sep = vocab.ids["[CLS]"], vocab.ids["[SEP]"]
+    assert asked[0]["input_ids"] == [[cls, vocab.ids["the"], vocab.ids["cafe"], sep, vocab.ids["x"], sep]]
+    assert asked[0]["segment_ids"] == [[0, 0, 0, 0, 1, 1]] and asked[0]["input_mask"] == [[1] * 6]

@@ -51,7 +51,7 @@ def ask_ids(path, text, pair=None):
     row = tokenizer.pack(tokenizer.ids(text), second)
     runner = ids_in(path).get_signature_runner("from_ids")
     answers = runner(**{name: np.array([values], np.int32) for name, values in row.items()})
-    if labels:
+    if labels and answers["logits"].ndim == 2:  # one label of several for the text; tags have logits for each wordpiece
         logits = answers["logits"][0]
         weights = np.exp(logits - logits.max())
         order = np.argsort(-weights)
