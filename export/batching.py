@@ -25,7 +25,7 @@ import time
 import numpy as np
 
 from export import batching_parameters, loaders, parity, serving
-from export.served_model import ApiError, ServedModel
+from export.served_model import ApiError, ServedModel, of_texts
 from tfbert import checks, config, machine
 
 
@@ -72,8 +72,7 @@ def requests(about, path):
         InputError: the signature takes other things than texts, or a line has not a text for each input.
     """
     names = sorted(about.inputs)
-    fits = all(v.dtype == 7 and len(v.tensor_shape.dim) == 1 for v in about.inputs.values())  # 7: strings
-    checks.require(fits, "signature must be one that takes lists of texts alone", f"inputs {names}")
+    checks.require(of_texts(about), "signature must be one that takes lists of texts alone", f"inputs {names}")
     if path:
         lines = _lines(path)
         for number, texts in lines:

@@ -41,8 +41,8 @@ class ServedModel:
             tf.compat.v1.saved_model.load(self._session, ["serve"], folder)
             self._queues = {}
             if batching:
-                of_texts = [n for n, about in self.signatures.items() if _of_texts(about)]
-                self._queues = {name: _queue(graph, name, self.signatures[name], batching) for name in of_texts}
+                batched = [n for n, about in self.signatures.items() if of_texts(about)]
+                self._queues = {name: _queue(graph, name, self.signatures[name], batching) for name in batched}
         for signature, inputs in serving.read_warmup(folder):
             self.predict(signature, inputs)
 
@@ -93,7 +93,7 @@ class ServedModel:
         self._session.close()
 
 
-def _of_texts(about):
+def of_texts(about):
     """Whether all that a signature takes are lists of texts."""
     return all(v.dtype == tf.string.as_datatype_enum and len(v.tensor_shape.dim) == 1 for v in about.inputs.values())
 
