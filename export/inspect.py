@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import zipfile
 
 import tensorflow as tf
 
@@ -144,6 +145,14 @@ def of_saved_model(folder):
     }
 
 
+def _archived(path):
+    """Names of the files that are associated with a .tflite: it is a zip archive too, then."""
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
 def of_tflite(path):
     """What a .tflite is: a dict for JSON; raises as `of_saved_model`."""
     model = loaders.Lite(path)
@@ -153,8 +162,9 @@ def of_tflite(path):
         verify(folder, about["files"], [name])
     return {
         "path": path,
-        "signatures": model._interpreter.get_signature_list(),
+        "signatures": model.signatures(),
         "ops": model.ops(),
+        "associated_files": _archived(path),
         "files": {name: os.path.getsize(path)},
         "checksums": "verified" if "files" in about else "none in parity.json",
         "parity": about,
@@ -182,6 +192,8 @@ def lines(told):
         yield f"  loads in TensorFlow Serving from {told['serving_version']} on, by its ops"
     else:
         yield f"  ops: {', '.join(told['ops'])}"
+        if told["associated_files"]:
+            yield f"  associated files: {', '.join(told['associated_files'])}"
     total = sum(told["files"].values())
     yield f"  {total / 1e6:.2f} MB in {len(told['files'])} files, checksums: {told['checksums']}"
     for name, size in told["files"].items():

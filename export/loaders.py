@@ -6,6 +6,8 @@ through `v1_session` and `c_api`, never through `tf.saved_model.load`.
 """
 
 import glob
+import importlib
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -20,6 +22,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.lite.python import interpreter as lite
 
 from export import c_api as c_api_script
+from export import flatbuffer
 from tfbert import checks
 
 
@@ -142,29 +145,82 @@ def _library(home, name):
     return found[0]
 
 
-class Lite:
-    """A .tflite model in the interpreter, with tensorflow-text's custom ops."""
+LITERT = "ai_edge_litert"
 
-    def __init__(self, path):
-        checks.require(os.path.isfile(path), "tflite must be a .tflite file", "no such file", path)
+
+def has_litert():
+    """Whether ai-edge-litert is installed (requirements-litert.txt)."""
+    return importlib.util.find_spec(LITERT) is not None
+
+
+class Lite:
+    """A .tflite model in an interpreter, with tensorflow-text's custom ops.
+
+    XNNPACK computes what it can in both runtimes.
+
+    Args:
+        path: The file.
+        content: Its bytes, in place of a path.
+        litert: Whether to take ai-edge-litert's interpreter and not TensorFlow's.
+        threads: Threads of an answer; None leaves it to the runtime.
+        keep_tensors: Whether `tensor` is asked for; then nothing goes to XNNPACK.
+
+    Raises:
+        InputError: it is no such model, or the runtime is not installed.
+    """
+
+    def __init__(self, path="", content=None, litert=False, threads=None, keep_tensors=False):
+        checks.require(content or os.path.isfile(path), "tflite must be a .tflite file", "no such file", path)
+        checks.require(
+            not litert or has_litert(),
+            "ai-edge-litert must be installed",
+            "it is not",
+            do="pip install -r requirements-litert.txt",
+        )
+        runtime = importlib.import_module(f"{LITERT}.interpreter") if litert else lite
+        more = {}
+        if keep_tensors:
+            without = runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+            more = {"experimental_preserve_all_tensors": True, "experimental_op_resolver_type": without}
         with warnings.catch_warnings():
             # It tells of a successor that cannot be given tensorflow-text's ops without TensorFlow either.
             warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated")
             try:
-                self._interpreter = lite.InterpreterWithCustomOps(
-                    model_path=path, custom_op_registerers=tf_text.tflite_registrar.SELECT_TFTEXT_OPS
+                self._interpreter = runtime.InterpreterWithCustomOps(
+                    **({"model_content": content} if content else {"model_path": path}),
+                    custom_op_registerers=tf_text.tflite_registrar.SELECT_TFTEXT_OPS,
+                    num_threads=threads,
+                    **more,
                 )
             except ValueError as e:
                 raise checks.error("tflite must be a model that the interpreter can load", str(e), path) from e
+        self._path, self._runners = path, {}
 
-    def run(self, **inputs):
+    def run(self, signature="serving_default", **inputs):
         """Answers one request: {output name: array}."""
-        return self._interpreter.get_signature_runner("serving_default")(**_arrays(inputs))
+        if signature not in self._runners:
+            self._require(signature)
+            self._runners[signature] = self._interpreter.get_signature_runner(signature)
+        return self._runners[signature](**_arrays(inputs))
 
-    def inputs(self):
+    def _require(self, signature):
+        known = sorted(self.signatures())
+        checks.require(signature in known, f"signature must be one of {', '.join(known)}", signature, self._path)
+
+    def signatures(self):
+        """{name: {"inputs" and "outputs": list of names}}."""
+        return self._interpreter.get_signature_list()
+
+    def inputs(self, signature="serving_default"):
         """The names of what `run` takes."""
-        return self._interpreter.get_signature_list()["serving_default"]["inputs"]
+        self._require(signature)
+        return self.signatures()[signature]["inputs"]
+
+    def tensor(self, number, graph=0):
+        """What a tensor held after the last answer; for `keep_tensors`."""
+        return self._interpreter.get_tensor(number, graph)
 
     def ops(self):
-        """The names of the ops in the file, sorted."""
-        return sorted({op["op_name"] for op in self._interpreter._get_ops_details()})
+        """The names of the ops in the file, of all signatures, sorted."""
+        with open(self._path, "rb") as f:
+            return flatbuffer.ops(f.read())

@@ -98,7 +98,7 @@ def proofs(served, model, texts, compare_masks=None):
     }
 
 
-def _written(ids, vocab):
+def written(ids, vocab):
     """The text of ids, as `Served.detokenize` writes it."""
     words = []
     for token in (vocab.tokens[i] for i in ids if i >= 0):
@@ -136,7 +136,7 @@ def wordpieces(served, texts):
 
     def compare_texts(answers):
         found = [text.decode() for text in parity.joined(answers)["text"]]
-        parity.require_equal(found, [_written(row, vocab) for row in rows], "text")
+        parity.require_equal(found, [written(row, vocab) for row in rows], "text")
         return {"texts": len(found)}
 
     return {

@@ -128,7 +128,9 @@ def test_variables_and_flex_ops_are_refused(files, loaded, monkeypatch):
 def test_bad_input(run_dir, tmp_path):
     with pytest.raises(checks.InputError, match=r"output must end in \.tflite; got output='x.bin'"):
         settings(run_dir, "x.bin")
-    with pytest.raises(checks.InputError, match="quantize must be one of none, dynamic, both; got quantize='int4'"):
+    with pytest.raises(
+        checks.InputError, match=r"quantize must be some of none, float16, dynamic, full, .*; got quantize='int4'"
+    ):
         settings(run_dir, "x.tflite", quantize="int4")
     with pytest.raises(checks.InputError, match="run folder"):
         tflite.run(settings(tmp_path / "none", tmp_path / "x.tflite"))
