@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 OUT ?= out
-# Two processes, each of which runs whole files of tests: most tests keep one core busy.
-TESTS_AT_ONCE ?= -n 2 --dist loadfile
+# Two processes, each of which runs whole files of tests: most tests keep one core busy. By itself xdist begins with
+# the files of most tests, which are not those that take longest: tests/conftest.py says which come first.
+TESTS_AT_ONCE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick weights lint format tensorboard clean

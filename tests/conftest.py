@@ -14,11 +14,44 @@ from tests.tiny_served import tiny_served, tiny_versions  # noqa: F401 (fixtures
 from tfbert import fill_mask
 from tfbert.loop import distribution
 
+# The files that take a minute or more, the longest first. They are begun before all others (see the Makefile), so that
+# at the end no process is left alone with one of them.
+LONGEST = (
+    "test_multi_worker",
+    "test_pretrain",
+    "test_pretrain_faults",
+    "test_finetune",
+    "test_pretrain_optimizers",
+    "test_pretrain_kinds",
+    "test_extract_features",
+    "test_finetune_words",
+    "test_finetune_ways",
+    "test_finetune_chunks",
+    "test_cpp_loader",
+    "test_tpu",
+    "test_hostile_text",
+    "test_data_benchmark",
+    "test_create_pretraining_ways",
+    "test_distribution",
+    "test_heads",
+    "test_saved_model",
+    "test_benchmark",
+    "test_input_pipeline",
+    "test_tensorboard_browser",
+    "test_pydocs",
+)
+
 # Devices are fixed once TensorFlow has started, so they are set where pytest looks first. Work that
 # names no device runs on the first one; MirroredStrategy finds two.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
 )
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files of LONGEST first; what stands in one file stays together and in its order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(autouse=True)
