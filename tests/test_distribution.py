@@ -91,7 +91,7 @@ pretrain.checks.run_program(pretrain.main)
 @pytest.mark.slow
 def test_four_devices_train_as_one(tmp_path):
     """Without dropout, whose masks are each device's own."""
-    tiny_records.make(tmp_path)
+    tiny_records.make(tmp_path, num_hidden_layers=1)
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "eval_input_file": ()}
     one = tiny_records.flags(tmp_path, tmp_path / "one", **rates)
     assert pretrain.run(one) == 0

@@ -88,7 +88,7 @@ class TestPretraining:
     @pytest.fixture(scope="class")
     def records(self, tmp_path_factory):
         folder = str(tmp_path_factory.mktemp("records"))
-        tiny_records.make(folder)
+        tiny_records.make(folder, num_hidden_layers=1)
         return folder
 
     def flags(self, records, folder, **overrides):

@@ -23,7 +23,7 @@ from tfbert.loop import checkpoints, spikes
 def poisoned(tmp_path_factory):
     """A folder of records of which one, number 17, has a weight that is not a number."""
     folder = str(tmp_path_factory.mktemp("poisoned"))
-    tiny_records.make(folder)
+    tiny_records.make(folder, num_hidden_layers=1)
     batch = tiny_records.examples(1, 20)
     batch["masked_lm_weights"][17, 0] = np.nan
     tiny_records.write(os.path.join(folder, "train-0.tfrecord"), batch)
@@ -110,7 +110,7 @@ def test_a_spike_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(spikes, "WINDOW", 1)
     monkeypatch.setattr(spikes, "LEAST_SHARE", 0.0)
     monkeypatch.setattr(spikes, "LEAST_DEVIATION", 0.06)
-    tiny_records.make(tmp_path / "records")
+    tiny_records.make(tmp_path / "records", num_hidden_layers=1)
     bound = {"spike_factor": 1.0, "max_rollbacks": 30, "num_train_steps": 16, "eval_input_file": ()}
     whole = tiny_records.flags(str(tmp_path / "records"), tmp_path / "whole", **bound)
     assert pretrain.run(whole) == 0
@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_written(healed, tmp_path):
 @pytest.mark.slow
 def test_damaged_records_are_left_out(tmp_path):
     folder = str(tmp_path / "records")
-    tiny_records.make(folder)
+    tiny_records.make(folder, num_hidden_layers=1)
     path = os.path.join(folder, "train-1.tfrecord")
     with open(path, "r+b") as f:
         size = os.path.getsize(path) // 33

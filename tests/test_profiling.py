@@ -140,7 +140,7 @@ def test_a_real_step_has_its_operations_inside(tmp_path):
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("records"))
-    tiny_records.make(folder)
+    tiny_records.make(folder, num_hidden_layers=1)
     return folder
 
 

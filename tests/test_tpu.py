@@ -122,7 +122,7 @@ def tpu(monkeypatch):
 
 @pytest.mark.slow
 def test_the_program_runs_on_a_strategy_that_compiles(tpu, tmp_path):
-    tiny_records.make(tmp_path)
+    tiny_records.make(tmp_path, num_hidden_layers=1)
     sizes = {"num_train_steps": 4, "eval_steps": 0, "log_steps": 2, "save_checkpoints_steps": 2}
     ours = tiny_records.flags(tmp_path, tmp_path / "tpu", strategy="tpu", tpu_name="local", **sizes)
     plain = tiny_records.flags(tmp_path, tmp_path / "plain", **sizes)

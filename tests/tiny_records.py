@@ -40,12 +40,17 @@ def write(path, batch, layout=None):
             file.write(record)
 
 
-def make(folder):
-    """Writes vocab.txt, bert_config.json, train-0.tfrecord, train-1.tfrecord, held_out.tfrecord to a folder."""
+def make(folder, **encoder):
+    """Writes vocab.txt, bert_config.json, train-0.tfrecord, train-1.tfrecord, held_out.tfrecord to a folder.
+
+    Fields of an encoder change the model: tests for which depth does not matter take one layer, which is traced and
+    compiled in less time.
+    """
     os.makedirs(folder, exist_ok=True)
     vocab().write(folder)
     with open(os.path.join(folder, "bert_config.json"), "w") as f:
-        json.dump(config.to_dict(tiny.config(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)), f)
+        dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+        json.dump(config.to_dict(tiny.config(**{**dropout, **encoder})), f)
     batch = examples(1, TRAIN)
     write(os.path.join(folder, "train-0.tfrecord"), {n: x[:20] for n, x in batch.items()})
     write(os.path.join(folder, "train-1.tfrecord"), {n: x[20:] for n, x in batch.items()})
