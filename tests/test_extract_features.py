@@ -41,6 +41,14 @@ def run(tmp_path_factory):
     return str(folder / "run"), model, str(folder / "lines.txt")
 
 
+@pytest.fixture(scope="module")
+def means(run, tmp_path_factory):
+    """The embeddings of LINES: means of the last layer."""
+    folder = tmp_path_factory.mktemp("means")
+    extract_features.run(flags(run, folder, pooling="mean"))
+    return np.load(folder / "out")
+
+
 def flags(run, folder, **overrides):
     fields = {
         "run_dir": run[0],
@@ -131,12 +139,10 @@ class TestEmbeddings:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("sorted_batches", [1, 2, 3])
-    def test_rows_are_in_the_order_of_the_lines(self, run, tmp_path, monkeypatch, sorted_batches):
-        extract_features.run(flags(run, tmp_path, pooling="mean"))
-        want = np.load(tmp_path / "out")
+    def test_rows_are_in_the_order_of_the_lines(self, run, means, tmp_path, monkeypatch, sorted_batches):
         monkeypatch.setattr(extract_features, "SORTED_BATCHES", sorted_batches)
         extract_features.run(flags(run, tmp_path, pooling="mean", batch_size=2))
-        np.testing.assert_allclose(np.load(tmp_path / "out"), want, atol=1e-6)
+        np.testing.assert_allclose(np.load(tmp_path / "out"), means, atol=1e-6)
 
     @pytest.mark.slow
     def test_progress(self, run, tmp_path, monkeypatch, capsys):
@@ -151,19 +157,13 @@ class TestEmbeddings:
 class TestWeights:
     """The same numbers from every format, whatever head the weights have."""
 
-    @pytest.fixture(scope="class")
-    def want(self, run, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("want")
-        extract_features.run(flags(run, folder, pooling="mean"))
-        return np.load(folder / "out")
-
     @pytest.mark.parametrize("kind", ["google", "huggingface"])
-    def test_formats(self, run, tmp_path, want, kind):
+    def test_formats(self, run, tmp_path, means, kind):
         formats.convert(formats.open_source(run[0]), str(tmp_path / "there"), kind)
         extract_features.run(flags(run, tmp_path, run_dir="", init_checkpoint=str(tmp_path / "there"), pooling="mean"))
-        np.testing.assert_array_equal(np.load(tmp_path / "out"), want)
+        np.testing.assert_array_equal(np.load(tmp_path / "out"), means)
 
-    def test_a_classifier(self, run, tmp_path, want):
+    def test_a_classifier(self, run, tmp_path, means):
         """A run folder with that head: its encoder is the run's."""
         model = heads.build_classifier(tiny.config(), 3)
         ours = {v.path: v for v in run[1].variables}
@@ -174,17 +174,17 @@ class TestWeights:
         checkpoints.Checkpoints(str(tmp_path / "run"), model).save(3)
         for path in (tmp_path / "run", tmp_path / "run" / "ckpt-3"):
             extract_features.run(flags(run, tmp_path, run_dir=str(path), pooling="mean"))
-            np.testing.assert_array_equal(np.load(tmp_path / "out"), want)
+            np.testing.assert_array_equal(np.load(tmp_path / "out"), means)
 
-    def test_without_pooler(self, run, tmp_path, want):
+    def test_without_pooler(self, run, tmp_path, means):
         """A masked language model of Hugging Face's has none."""
         source = formats.open_source(run[0])
         kept = {n: t for n, t in source.tensors.items() if "pooler" not in n and "seq_relationship" not in n}
         formats.convert(source._replace(tensors=kept, head="masked_lm"), str(tmp_path / "there"), "huggingface")
         extract_features.run(flags(run, tmp_path, run_dir="", init_checkpoint=str(tmp_path / "there"), pooling="mean"))
-        np.testing.assert_array_equal(np.load(tmp_path / "out"), want)
+        np.testing.assert_array_equal(np.load(tmp_path / "out"), means)
 
-    def test_case_of_googles_folders(self, run, tmp_path, want):
+    def test_case_of_googles_folders(self, run, tmp_path, means):
         """They may leave it open."""
         formats.convert(formats.open_source(run[0]), str(tmp_path / "there"), "google")
         os.remove(tmp_path / "there" / "tokenizer.json")

@@ -143,9 +143,20 @@ class TestFinished:
 @pytest.mark.slow
 class TestInterrupted:
     def test_sigterm_saves_and_goes_on_to_the_same_bits(self, finished, records, tmp_path, monkeypatch):
-        """Stops in the middle of an interval of the log, and at an evaluation."""
+        """SIGINT in an evaluation leaves it for later; SIGTERM comes between lines of the log, and at an evaluation."""
         flags = tiny_records.flags(records, tmp_path, iterations_per_loop=1)
-        of_run = hooks.of_run
+        of_evaluation, of_run = held_out.HeldOut.evaluate, hooks.of_run
+
+        def interrupted(self, stop):
+            os.kill(os.getpid(), signal.SIGINT)
+            while stop.signal is None:
+                time.sleep(0.01)
+            return of_evaluation(self, stop)
+
+        monkeypatch.setattr(held_out.HeldOut, "evaluate", interrupted)
+        assert pretrain.run(flags) == 128 + signal.SIGINT
+        assert metrics_of(flags.output_dir) == [] and checkpoints.saved_steps(flags.output_dir) == [0]
+        monkeypatch.undo()
         for stop_at in ((5, "train"), (12, "held_out")):
 
             class Killer:
@@ -163,23 +174,6 @@ class TestInterrupted:
             monkeypatch.setattr(hooks, "of_run", lambda *a, k=Killer, **kw: [*of_run(*a, **kw), k()])
             assert pretrain.run(flags) == 0
             assert checkpoints.saved_steps(flags.output_dir)[-1] == stop_at[0]
-        monkeypatch.undo()
-        assert pretrain.run(flags) == 0
-        assert_same_to_the_bit(flags.output_dir, finished[1], 15)
-
-    def test_sigint_in_an_evaluation_leaves_it_for_later(self, finished, records, tmp_path, monkeypatch):
-        flags = tiny_records.flags(records, tmp_path)
-        of_evaluation = held_out.HeldOut.evaluate
-
-        def interrupted(self, stop):
-            os.kill(os.getpid(), signal.SIGINT)
-            while stop.signal is None:
-                time.sleep(0.01)
-            return of_evaluation(self, stop)
-
-        monkeypatch.setattr(held_out.HeldOut, "evaluate", interrupted)
-        assert pretrain.run(flags) == 128 + signal.SIGINT
-        assert metrics_of(flags.output_dir) == [] and checkpoints.saved_steps(flags.output_dir) == [0]
         monkeypatch.undo()
         assert pretrain.run(flags) == 0
         assert_same_to_the_bit(flags.output_dir, finished[1], 15)
@@ -211,13 +205,8 @@ class TestOtherWays:
         no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_train_steps": 6}
         return tiny_records.flags(records, folder, **no_dropout, **overrides)
 
-    def test_accumulation(self, plain, records, tmp_path):
-        flags = self.flags(records, tmp_path, gradient_accumulation_steps=3)
-        pretrain.run(flags)
-        assert_close(flags.output_dir, plain, 6)
-
-    def test_rematerialize(self, plain, records, tmp_path):
-        flags = self.flags(records, tmp_path, rematerialize=True)
+    def test_accumulation_and_rematerialize(self, plain, records, tmp_path):
+        flags = self.flags(records, tmp_path, gradient_accumulation_steps=3, rematerialize=True)
         pretrain.run(flags)
         assert_close(flags.output_dir, plain, 6)
 

@@ -55,7 +55,7 @@ def saved_often(records, tmp_path_factory):
     ],
     ids=["lamb_and_ramp", "freeze_and_layerwise"],
 )
-def test_an_interrupted_run_ends_with_the_same_bits(records, tmp_path, changes):
+def test_an_interrupted_run_ends_with_the_same_bits(records, tmp_path, capfd, changes):
     whole = tiny_records.flags(records, tmp_path / "whole", eval_input_file=(), **changes)
     assert pretrain.run(whole) == 0
     losses = [row["loss"] for row in metrics_of(whole.output_dir) if row["split"] == "train"]
@@ -64,28 +64,25 @@ def test_an_interrupted_run_ends_with_the_same_bits(records, tmp_path, changes):
     tiny_records.cut_back(whole.output_dir, parts.output_dir, 8)
     assert pretrain.run(parts) == 0
     assert_same_to_the_bit(parts.output_dir, whole.output_dir, 15)
+    if whole.freeze:
+        assert_frozen_stay_and_have_no_slots(whole.output_dir, capfd.readouterr().err)
 
 
-class TestFreeze:
-    @pytest.mark.slow
-    def test_frozen_variables_stay_and_have_no_slots(self, records, tmp_path, capfd):
-        more = {"num_train_steps": 2, "num_warmup_steps": 0, "save_checkpoints_steps": 1, "eval_input_file": ()}
-        flags = tiny_records.flags(records, tmp_path, freeze=FROZEN, **more)
-        assert pretrain.run(flags) == 0
-        before, after = weights_of(flags.output_dir, 1), weights_of(flags.output_dir, 2)
-        frozen = {n for n in after if n.startswith(("bert/embeddings/", "bert/encoder/layer_0/"))}
-        trained = {n for n in after if n.startswith(("bert/", "cls/"))} - frozen
-        assert frozen and all(np.array_equal(before[n], after[n]) for n in frozen)
-        assert all(not np.array_equal(before[n], after[n]) for n in trained)
-        slots = {n for n in after if n.startswith("optimizer/") and n.endswith(SLOTS)}
-        assert len(slots) == 2 * len(trained)
-        assert not any("embeddings" in n or "layer_0" in n for n in slots)
-        said = capfd.readouterr().err
-        assert f"frozen, {len(frozen)} variables:" in said and all(f"  {n}\n" in said for n in frozen)
+def assert_frozen_stay_and_have_no_slots(run_dir, said):
+    before, after = weights_of(run_dir, 4), weights_of(run_dir, 8)
+    frozen = {n for n in after if n.startswith(("bert/embeddings/", "bert/encoder/layer_0/"))}
+    trained = {n for n in after if n.startswith(("bert/", "cls/"))} - frozen
+    assert frozen and all(np.array_equal(before[n], after[n]) for n in frozen)
+    assert all(not np.array_equal(before[n], after[n]) for n in trained)
+    slots = {n for n in after if n.startswith("optimizer/") and n.endswith(SLOTS)}
+    assert len(slots) == 2 * len(trained)
+    assert not any("embeddings" in n or "layer_0" in n for n in slots)
+    assert f"frozen, {len(frozen)} variables:" in said and all(f"  {n}\n" in said for n in frozen)
 
-    def test_a_pattern_that_matches_nothing_ends_before_the_first_step(self, records, tmp_path):
-        with pytest.raises(checks.InputError, match="must match a variable that is trained; got freeze=embeddings"):
-            pretrain.run(tiny_records.flags(records, tmp_path, freeze=("embeddings",)))
+
+def test_a_frozen_pattern_that_matches_nothing_ends_before_the_first_step(records, tmp_path):
+    with pytest.raises(checks.InputError, match="must match a variable that is trained; got freeze=embeddings"):
+        pretrain.run(tiny_records.flags(records, tmp_path, freeze=("embeddings",)))
 
 
 def built(optimizer=lamb.Lamb):
