@@ -325,7 +325,7 @@ def test_each_replica_draws_the_masks_of_its_seed(mirrored):
     "more, shape",
     [
         ({}, (B, L)),
-        ({}, (None, None)),
+        pytest.param({}, (None, None), marks=pytest.mark.slow),
         pytest.param(
             {"hidden_act": "gelu_erf", "embedding_size": 7, "tie_word_embeddings": False},
             (None, None),
@@ -389,6 +389,7 @@ class TestPacked:
         states = (x["sequence_output"][r] for x, r in zip((alone, together), real))
         np.testing.assert_allclose(*states, atol=1e-5)
 
+    @pytest.mark.slow
     def test_losses_metrics_and_gradients(self, both, batches):
         results = []
         for built, features in zip(both, batches):

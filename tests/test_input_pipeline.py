@@ -506,6 +506,7 @@ class TestSkipCorruptRecords:
         assert tfrecords._masked_crc32c(rows).tolist() == masked.tolist()
 
 
+@pytest.mark.slow
 def test_parts_left_out_are_the_same_however_a_step_is_cut(records):
     left_out, row = ((3, 2), (9, 1)), stream(records, 20, batch_size=4)
     kept = [n for part in range(20) if part not in (3, 4, 9) for n in row[4 * part : 4 * part + 4]]
