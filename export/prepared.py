@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from export import bfloat16, parity, tasks, words
+from export import fused_model, parity, tasks, words
 from tfbert import checks, fill_mask, heads, run_folder
 from tfbert.tasks import inference
 from tfbert.text import byte_limit
@@ -27,8 +27,8 @@ class Prepared(NamedTuple):
 
     Attributes:
         answering: What answers texts: `fill_mask.FillMask`, or of a task's `serve`.
-        model: Its Keras model.
-        reference: The same model in float32, with which the run folder answers.
+        model: Its Keras model, of `fused_model`, or the run folder's.
+        reference: That of the run folder, in float32.
         proof: The `parity.Proof` of its signature.
         expected: Of `parity.reference`, for `parity.texts()`; None of a run with a task.
         run: The run folder.
@@ -69,8 +69,8 @@ def _of_task(loaded, cfg, max_input_bytes, dtype):
 
 
 def _in(dtype, make, model):
-    """A model in "float32", as it is, or in "bfloat16"."""
-    return bfloat16.build(make, model) if dtype == "bfloat16" else model
+    """What is served in a dtype; in None, the model as it is."""
+    return fused_model.build(make, model, dtype) if dtype else model
 
 
 def prepare(cfg, max_input_bytes=None, dtype="float32"):
@@ -79,7 +79,7 @@ def prepare(cfg, max_input_bytes=None, dtype="float32"):
     Args:
         cfg: Has run_dir, top_k, max_masks, max_seq_length and truncation, as both programs have them.
         max_input_bytes: See `byte_limit.cut`.
-        dtype: "float32" or "bfloat16".
+        dtype: One of `fused_model.DTYPES`; None for the run's own model, which TFLite has the operations of.
 
     Raises:
         InputError: it is none, it cannot be exported, or not in this way.

@@ -55,7 +55,7 @@ import time
 
 import tensorflow as tf
 
-from export import audit, loaders, parity, prepared, serving, signatures, states, tf_hub
+from export import audit, fused_model, loaders, parity, prepared, serving, signatures, states, tf_hub
 from tfbert import checks, config, heads
 from tfbert.text import packing
 
@@ -76,7 +76,7 @@ class SavedModelConfig:
     truncation: str = config.field("", prepared.TRUNCATION, choices=("", *packing.TRUNCATIONS))
     model_name: str = config.field("bert", "The name under which it will be served, for the warm-up requests.")
     dtype: str = config.field(
-        "float32", "Of the matrices; bfloat16 is smaller, and its scores differ.", choices=("float32", "bfloat16")
+        "float32", "Of the matrices; bfloat16 is smaller, and its scores differ.", choices=fused_model.DTYPES
     )
     tf_hub: bool = config.field(False, "Also write what TF-Hub's common API has: tf_hub/encoder and preprocessor.")
     serving_version: str = config.field("", "Release of TensorFlow Serving that must know every op, as 2.13.")
@@ -169,7 +169,7 @@ def run(cfg):
     """Exports, compares, and returns the path of the new version."""
     started = time.monotonic()
     checks.require(cfg.output_dir, "--output_dir must be given", "none")
-    ready = prepared.prepare(cfg, cfg.max_input_bytes, cfg.dtype)
+    ready = prepared.prepare(cfg, cfg.max_input_bytes, dtype=cfg.dtype)
     checks.require(
         not cfg.tf_hub or signatures.has_rows(ready.answering),
         "tf_hub takes a run whose texts are one row",

@@ -260,7 +260,7 @@ def _export(cfg, ready, folder, kind, proofs):
 def run(cfg):
     """Exports, compares, and returns {path: differences of its first signature}."""
     started = time.monotonic()
-    ready = prepared.prepare(cfg)
+    ready = prepared.prepare(cfg, dtype=None)
     functions, proofs = _functions(cfg, ready)
     try:
         os.makedirs(os.path.dirname(os.path.abspath(cfg.output)), exist_ok=True)

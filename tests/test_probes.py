@@ -67,10 +67,10 @@ class TestAttention:
         """All keys alike is 1; one key alone is 0."""
         model, features = model_of(), tiny.features()
         attention = model.get_layer("layer_0").attention.self_attention
-        attention.query.kernel.assign(np.zeros(attention.query.kernel.shape))
-        attention.query.bias.assign(np.zeros(attention.query.bias.shape))
+        attention.projections[0].kernel.assign(np.zeros(attention.projections[0].kernel.shape))
+        attention.projections[0].bias.assign(np.zeros(attention.projections[0].bias.shape))
         np.testing.assert_allclose(probes.AttentionProbe(model).entropies(features)[0], 1.0, rtol=1e-6)
-        attention.query.bias.assign(np.full(attention.query.bias.shape, 1e4))
+        attention.projections[0].bias.assign(np.full(attention.projections[0].bias.shape, 1e4))
         np.testing.assert_allclose(probes.AttentionProbe(model).entropies(features)[0], 0.0, atol=1e-3)
 
     @pytest.mark.parametrize("length", [0, 1])

@@ -6,7 +6,10 @@ import keras
 import tensorflow as tf
 
 from tfbert import checks
-from tfbert.layers import compiled, dense, dropout, initializers
+from tfbert.layers import compiled, dense, dropout, exported, initializers
+
+# The projection to queries, keys and values side by side of a layer that is exported: see `tfbert.layers.exported`.
+JOINED = "query_key_value"
 
 
 @functools.cache
@@ -73,12 +76,12 @@ class SelfAttention(keras.layers.Layer):
         initializer_range: Deviation of the kernels' initialiser.
 
     Call args:
-        hidden: float [B, L, D].
+        hidden: float [B, L, D], or without training its rows [B L, D].
         attention_bias: float [B, 1, 1 or L, L], added to the scores.
         training: Whether to drop.
 
     Returns:
-        float [B, L, D].
+        As `hidden`.
 
     Raises:
         InputError: `hidden_size` is not a multiple of `num_attention_heads`.
@@ -93,17 +96,18 @@ class SelfAttention(keras.layers.Layer):
         )
         self.num_attention_heads = num_attention_heads
         self.size_per_head = hidden_size // num_attention_heads
-        self.query, self.key, self.value = (
-            keras.layers.Dense(
-                hidden_size, kernel_initializer=initializers.truncated_normal(initializer_range), name=name
-            )
-            for name in ("query", "key", "value")
-        )
+        names, width = ("query", "key", "value"), hidden_size
+        if exported.is_building():
+            names, width = (JOINED,), 3 * hidden_size
+        self.projections = [
+            keras.layers.Dense(width, kernel_initializer=initializers.truncated_normal(initializer_range), name=name)
+            for name in names
+        ]
         self.dropout = dropout.Dropout(dropout_rate, name="dropout")
 
     def build(self, hidden_shape, attention_bias_shape=None):
         """Builds the three projections of [B, L, D]."""
-        for projection in (self.query, self.key, self.value):
+        for projection in self.projections:
             projection.build(hidden_shape)
         self.dropout.build(None)
 
@@ -111,34 +115,39 @@ class SelfAttention(keras.layers.Layer):
         """See the class."""
         if training:
             return self._train(hidden, attention_bias)
-        value = self._split_heads(self.value(hidden))  # [B, N, T, H]
-        weights = tf.cast(self.shares(hidden, attention_bias), self.compute_dtype)  # [B, N, F, T]
+        query, key, value = self._heads(hidden, attention_bias)
+        weights = tf.cast(self._shares(query, key, attention_bias), self.compute_dtype)  # [B, N, F, T]
         context = tf.matmul(self.dropout(weights, training=training), value)  # [B, N, F, H]
-
-        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(hidden))  # [B, F, D]
+        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(hidden))  # as hidden
 
     def shares(self, hidden, attention_bias):
         """The share of its attention that each query gives each key, float32 [B, N, F, T]; arguments as of `call`."""
-        # Scaling the queries and not the scores is the same and touches H numbers a row instead of T.
-        query = self._split_heads(self.query(hidden) * self.size_per_head**-0.5)  # [B, N, F, H]
-        key = self._split_heads(self.key(hidden))  # [B, N, T, H]
+        query, key, _ = self._heads(hidden, attention_bias)
+        return self._shares(query, key, attention_bias)
+
+    def _shares(self, query, key, attention_bias):
         scores = tf.matmul(query, key, transpose_b=True)  # [B, N, F, T]
         # Softmax in float32: bfloat16 has 8 bits, and the sum is over hundreds of terms.
-        return tf.nn.softmax(tf.cast(scores, tf.float32) + tf.cast(attention_bias, tf.float32))
+        scores = tf.cast(scores, tf.float32) * self.size_per_head**-0.5 + tf.cast(attention_bias, tf.float32)
+        return tf.nn.softmax(scores)
+
+    def _heads(self, hidden, attention_bias):
+        """Queries, keys and values [B, N, L, H] of `hidden`, as of `call`."""
+        shape = tf.shape(hidden)[:2] if len(hidden.shape) == 3 else tf.gather(tf.shape(attention_bias), [0, 3])
+        projected = [dense.rows(tf.reshape(hidden, [-1, hidden.shape[-1]]), p) for p in self.projections]
+        sizes = [self.num_attention_heads, self.size_per_head]
+        if len(projected) == 1:
+            x = tf.reshape(projected[0], tf.concat([shape, [3, *sizes]], 0))  # [B, L, 3, N, H]
+            return tf.unstack(tf.transpose(x, [2, 0, 3, 1, 4]))
+        projected = [tf.reshape(x, tf.concat([shape, sizes], 0)) for x in projected]  # [B, L, N, H]
+        return [tf.transpose(x, [0, 2, 1, 3]) for x in projected]
 
     def _train(self, hidden, attention_bias):
         """`call` with dropout, as one product for queries, keys and values, and compiled functions between products."""
-        projections = (self.query, self.key, self.value)
-        kernel = tf.concat([tf.convert_to_tensor(p.kernel) for p in projections], 1)  # [D, 3 D]
-        bias = tf.concat([tf.convert_to_tensor(p.bias) for p in projections], 0)
+        kernel = tf.concat([tf.convert_to_tensor(p.kernel) for p in self.projections], 1)  # [D, 3 D]
+        bias = tf.concat([tf.convert_to_tensor(p.bias) for p in self.projections], 0)
         query, key, value = _split(self.num_attention_heads)(dense.dense(hidden, kernel, bias))  # [B, N, L, H]
         scores = tf.matmul(query, key, transpose_b=True)  # [B, N, F, T]
         weigh = _weights(self.size_per_head**-0.5, self.dropout.rate)
         weights = weigh(scores, tf.cast(attention_bias, tf.float32), self.dropout.words())
         return _merge(tf.matmul(weights, value))  # [B, F, D]
-
-    def _split_heads(self, x):
-        """[B, L, D] -> [B, N, L, H]."""
-        shape = tf.shape(x)
-        x = tf.reshape(x, [shape[0], shape[1], self.num_attention_heads, self.size_per_head])  # [B, L, N, H]
-        return tf.transpose(x, [0, 2, 1, 3])

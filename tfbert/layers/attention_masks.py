@@ -59,4 +59,5 @@ class AttentionBias(keras.layers.Layer):
 
 def bias(mask):
     """[B, 1 or F, T] of 0 and 1 -> float32 [B, 1, 1 or F, T] to add to scores."""
-    return (1.0 - tf.expand_dims(mask, 1)) * BLOCKED_SCORE
+    # A difference and not a product, which TensorFlow's optimizer of graphs takes for the scaled scores in their sum.
+    return BLOCKED_SCORE - BLOCKED_SCORE * tf.expand_dims(mask, 1)

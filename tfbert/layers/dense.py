@@ -1,4 +1,4 @@
-"""A product with a matrix and a sum with a bias, for training."""
+"""A product with a matrix and a sum with a bias: in training with a gradient of its own, and without."""
 
 import tensorflow as tf
 
@@ -54,3 +54,22 @@ def dense(x, kernel, bias, product=_product):
 def scores(x, table, bias):
     """x table^T + bias: float [..., D], [V, D], [V] -> [..., V]."""
     return dense(x, table, bias, _product_with_rows)
+
+
+def rows(x, layer):
+    """x kernel + bias without training, as the two operations that TensorFlow's optimizer of graphs makes one of.
+
+    It does so with an activation after them and with a sum too, but not with a reshape between them, as
+    `keras.layers.Dense` has it where x is not a matrix.
+
+    Args:
+        x: float [..., D].
+        layer: The `keras.layers.Dense`.
+
+    Returns:
+        float [..., I].
+    """
+    kernel, bias = (tf.convert_to_tensor(v) for v in (layer.kernel, layer.bias))
+    flat = x if len(x.shape) == 2 else tf.reshape(x, [-1, x.shape[-1]])
+    y = tf.nn.bias_add(tf.matmul(flat, kernel), bias)
+    return y if len(x.shape) == 2 else tf.reshape(y, tf.concat([tf.shape(x)[:-1], [bias.shape[0]]], 0))

@@ -5,15 +5,48 @@ import functools
 import keras
 import tensorflow as tf
 
-from tfbert.layers import activations, attention, compiled, dense, dropout, initializers
+from tfbert.layers import activations, attention, compiled, dense, dropout, exported, initializers
 
 # google-research/bert's; the paper gives none.
 LAYER_NORM_EPSILON = 1e-12
 
 
+def _norm_of_rows(x, epsilon):
+    """`normalized` of rows [R, D], as Keras 2 has it: a batch norm whose channels are the rows.
+
+    TensorFlow's optimizer of graphs knows these operations, with a gamma and a beta after them, as one of oneDNN. It
+    also knows those of Keras 3, x * scale + (beta - mean * scale), but takes an epsilon of 0.001 for them whatever it
+    is (TensorFlow 2.21), so they are nowhere here.
+    """
+    shape, none = tf.shape(x), tf.constant([], tf.float32)
+    ones, zeros = tf.fill(shape[:1], 1.0), tf.fill(shape[:1], 0.0)
+    x = tf.reshape(x, tf.stack([1, shape[0], x.shape[1], 1]))
+    normed = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=ones, offset=zeros, mean=none, variance=none, epsilon=epsilon, data_format="NCHW", is_training=True
+    )
+    return tf.reshape(normed[0], shape)
+
+
+class LayerNorm(keras.layers.LayerNormalization):
+    """Ba et al. 2016 over the last axis."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._in_rows = exported.is_building()
+
+    def call(self, x):
+        """float [..., D] -> the same, in the layer's dtype."""
+        x = tf.cast(x, self.compute_dtype)
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        if not self._in_rows:
+            return normalized(x, self.epsilon)[0] * gamma + beta
+        rows = _norm_of_rows(tf.reshape(x, [-1, x.shape[-1]]), self.epsilon) * gamma + beta
+        return rows if len(x.shape) == 2 else tf.reshape(rows, tf.shape(x))
+
+
 def layer_norm(epsilon=LAYER_NORM_EPSILON):
-    """Ba et al. 2016 over the last axis, in float32 whatever the policy."""
-    return keras.layers.LayerNormalization(epsilon=epsilon, dtype="float32", name="LayerNorm")
+    """A `LayerNorm` in float32 whatever the policy."""
+    return LayerNorm(epsilon=epsilon, dtype="float32", name="LayerNorm")
 
 
 def normalized(x, epsilon):
@@ -70,12 +103,12 @@ class ResidualOutput(keras.layers.Layer):
         layer_norm_epsilon: What the norm adds to the variance.
 
     Call args:
-        x: float [B, L, any].
-        residual: float [B, L, D].
+        x: float [B, L, any], or without training its rows [B L, any].
+        residual: float [B, L, D], or rows.
         training: Whether to drop.
 
     Returns:
-        float [B, L, D].
+        As `residual`.
     """
 
     def __init__(
@@ -101,7 +134,7 @@ class ResidualOutput(keras.layers.Layer):
             gamma, beta = (tf.convert_to_tensor(v) for v in (self.LayerNorm.gamma, self.LayerNorm.beta))
             residual_norm = _residual_norm(self.dropout.rate, self.LayerNorm.epsilon)
             return residual_norm(x, residual, gamma, beta, self.dropout.words())
-        x = self.dense(x)
+        x = dense.rows(x, self.dense)
         # The sum is a float32 number too: adding in bfloat16 would round what the norm then magnifies.
         x = self.LayerNorm(tf.cast(x, tf.float32) + tf.cast(residual, tf.float32))
         return tf.cast(x, self.compute_dtype)
@@ -110,7 +143,7 @@ class ResidualOutput(keras.layers.Layer):
 class Attention(keras.layers.Layer):
     """Self-attention, projected back and normed; `attention/{self,output}` of Google's checkpoints.
 
-    Call args and result as of `TransformerBlock`.
+    Call args and result as of `TransformerBlock`, but that without training `hidden` may be rows [B L, D].
     """
 
     def __init__(
@@ -143,7 +176,7 @@ class Attention(keras.layers.Layer):
 
 
 class Intermediate(keras.layers.Layer):
-    """activation(dense(x)), [B, L, D] -> [B, L, I]: Vaswani et al. 2017, section 3.3, first half."""
+    """activation(dense(x)), [B, L, D] -> [B, L, I], or rows -> rows: Vaswani et al. 2017, section 3.3, first half."""
 
     def __init__(self, intermediate_size, activation, initializer_range, **kwargs):
         super().__init__(**kwargs)
@@ -159,7 +192,7 @@ class Intermediate(keras.layers.Layer):
     def call(self, x, training=False):
         """See the class."""
         if not training:
-            return self.activation(self.dense(x))
+            return self.activation(dense.rows(x, self.dense))
         x = dense.dense(x, tf.convert_to_tensor(self.dense.kernel), tf.convert_to_tensor(self.dense.bias))
         return activations.compiled_by_name(self.activation_name)(x)
 
@@ -234,9 +267,13 @@ class TransformerBlock(keras.layers.Layer):
         return self._compute(hidden, attention_bias, training)
 
     def _compute(self, hidden, attention_bias, training):
-        hidden = self.attention(hidden, attention_bias, training=training)  # [B, L, D]
-        wide = self.intermediate(hidden, training=training)  # [B, L, I]
-        return self.projection(wide, hidden, training=training)  # [B, L, D]
+        # Without training, everything is done in rows: a reshape between a product, its bias, activation and residual
+        # would keep TensorFlow's optimizer of graphs from making one operation of them.
+        x = hidden if training else tf.reshape(hidden, [-1, hidden.shape[-1]])  # [B L, D]
+        x = self.attention(x, attention_bias, training=training)
+        wide = self.intermediate(x, training=training)  # [B L, I]
+        x = self.projection(wide, x, training=training)  # [B L, D]
+        return x if training else tf.reshape(x, tf.shape(hidden))  # [B, L, D]
 
     def _rematerialized(self, hidden, attention_bias):
         """`_compute` in training; the same masks of dropout are drawn when it is done again."""

@@ -1,0 +1,59 @@
+"""A run's model as it is served: the same answers from fewer operations, in float32 or with bfloat16 matrices.
+
+Its layers are those of the run's model, built inside `exported.building`: they cannot be trained, and queries, keys and
+values are one product. When TensorFlow loads it, it makes one operation of a product, its bias and what follows (GELU,
+or the residual), of scores, their scale and their mask, and of a layer norm.
+
+With bfloat16, matrices have two bytes a number, and the CPU multiplies them itself where it can: kernels of dense
+layers are stored in bfloat16, so that no request pays for making them. The embedding tables, of which a request reads
+a few rows, layer norms, softmax, sums and the scores of heads stay in float32.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+
+from tfbert.layers import attention, exported
+
+DTYPES = ("float32", "bfloat16")
+# Dense layers by their names; with bfloat16 all others compute in it on float32 variables.
+DENSE = rf"(.*/)?(dense|query|key|value|{attention.JOINED}|embedding_hidden_mapping_in)"
+
+
+@contextlib.contextmanager
+def _dtype(dtype):
+    policy = keras.config.dtype_policy()
+    mixed = policy
+    if dtype == "bfloat16":
+        mixed = keras.dtype_policies.DTypePolicyMap(default_policy="mixed_bfloat16")
+        mixed[DENSE] = keras.dtype_policies.DTypePolicy("bfloat16")
+    keras.config.set_dtype_policy(mixed)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def build(make, model, dtype="float32"):
+    """The model to serve.
+
+    Args:
+        make: Builds one like `model`, under the dtype policy that is set.
+        model: Keras model in float32.
+        dtype: One of DTYPES.
+
+    Returns:
+        A Keras model of the same inputs and outputs, with the weights of `model`; with bfloat16, rounded.
+    """
+    with _dtype(dtype), exported.building():
+        made = make()
+    weights = {v.path: v for v in model.variables}
+    for v in made.variables:
+        scope, _, name = v.path.rpartition("/")
+        if scope.endswith(f"/{attention.JOINED}"):
+            parts = [f"{scope.removesuffix(attention.JOINED)}{part}/{name}" for part in ("query", "key", "value")]
+            v.assign(np.concatenate([weights[part].numpy() for part in parts], -1))
+        else:
+            v.assign(weights[v.path].value)  # rounded to its type
+    return made

@@ -1,0 +1,27 @@
+"""What a layer may take for granted that is built to be exported for TensorFlow: it is never trained.
+
+A product with the kernels of queries, keys and values side by side is one operation in place of three, and there is a
+way to write a layer norm that a server makes one operation of. A training step has neither, nor has TFLite. So layers
+that are built inside `building` have other variables and operations, and the same answers: see `export.fused_model`.
+"""
+
+import contextlib
+import threading
+
+_context = threading.local()
+
+
+@contextlib.contextmanager
+def building():
+    """Inside, in this thread, layers are built to be exported."""
+    outer = is_building()
+    _context.building = True
+    try:
+        yield
+    finally:
+        _context.building = outer
+
+
+def is_building():
+    """Whether layers are built to be exported."""
+    return getattr(_context, "building", False)
