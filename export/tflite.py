@@ -29,6 +29,7 @@ import os
 import tempfile
 import time
 import zipfile
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -220,24 +221,39 @@ def _associate(path, files):
             archive.writestr(zipfile.ZipInfo(name, _DAY), content)
 
 
-def _content(cfg, ready, folder, kind):
+class _Work(NamedTuple):
+    """What all files of an export are made of.
+
+    Attributes:
+        ready: The `prepared.Prepared`.
+        folder: A SavedModel of the signatures.
+        proofs: {signature: `parity.Proof`}.
+        calibration: Of `real_inputs.calibration`; {} if nothing is full int8.
+    """
+
+    ready: prepared.Prepared
+    folder: str
+    proofs: dict
+    calibration: dict
+
+
+def _content(cfg, work, kind):
     """(the flatbuffer of a kind, more for its parity.json)."""
-    content, more = convert(folder, cfg.names, kind), {}
+    content, more = convert(work.folder, cfg.names, kind), {}
     if kind == "full":
-        requests = real_inputs.calibration(ready, cfg.calibration_file, cfg.calibration_examples, cfg.names)
-        content, layers = int8.quantize(content, requests)
-        rows = max(len(asked) for asked in requests.values())
+        content, layers = int8.quantize(content, work.calibration)
+        rows = max(len(asked) for asked in work.calibration.values())
         more = {"calibration": {"rows": rows, "int8_layers": layers}}
     return flatbuffer.share(content) if len(cfg.names) > 1 else content, more
 
 
-def _export(cfg, ready, folder, kind, proofs):
+def _export(cfg, work, kind):
     """Writes one file and its parity.json; returns the differences of its first signature."""
-    path, first = cfg.files[kind], cfg.names[0]
+    ready, proofs, path, first = work.ready, work.proofs, cfg.files[kind], cfg.names[0]
     tolerance = parity.TOLERANCE if kind == "none" else None
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=os.path.dirname(os.path.abspath(path))) as aside:
         file, about = os.path.join(aside, "model.tflite"), os.path.join(aside, parity.FILE)
-        content, more = _content(cfg, ready, folder, kind)
+        content, more = _content(cfg, work, kind)
         with open(file, "wb") as f:
             f.write(content)
         if cfg.inputs == "ids":
@@ -262,11 +278,15 @@ def run(cfg):
     started = time.monotonic()
     ready = prepared.prepare(cfg, dtype=None)
     functions, proofs = _functions(cfg, ready)
+    calibration = {}
+    if "full" in cfg.kinds:
+        calibration = real_inputs.calibration(ready, cfg.calibration_file, cfg.calibration_examples, cfg.names)
     try:
         os.makedirs(os.path.dirname(os.path.abspath(cfg.output)), exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="tflite-") as folder:
             tf.saved_model.save(_Holder(ready.answering), folder, signatures=functions)
-            found = {cfg.files[kind]: _export(cfg, ready, folder, kind, proofs) for kind in cfg.kinds}
+            work = _Work(ready, folder, proofs, calibration)
+            found = {cfg.files[kind]: _export(cfg, work, kind) for kind in cfg.kinds}
     except OSError as e:
         must = "output must be a file that can be written"
         raise checks.error(must, e.strerror, cfg.output, "Choose another --output, or free the disk") from e
