@@ -1,0 +1,65 @@
+"""Loads a SavedModel as TensorFlow Serving does, or a .tflite in the interpreter, to be timed: see `export.timed`.
+
+python -m export.timed_export saved_model|tflite PATH THREADS
+"""
+
+from tfbert import quiet  # isort: skip  # noqa: F401 (first: it holds back start-up noise)
+
+import functools
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from export import loaders, timed
+
+PARTS = {"whole": "serving_default", "tokenize": "tokenize"}
+SCORES = ("probabilities", "score")  # of which an answer has one, largest first
+
+
+def _told(outputs):
+    """What is compared of an answer: the scores of the first text, and whether texts were cut."""
+    scores = next((outputs[name] for name in SCORES if name in outputs), np.zeros([1]))
+    return {"scores": np.ravel(scores[:1]).astype(float).tolist()[:5], "truncated": bool(outputs["truncated"].any())}
+
+
+def saved_model(folder, threads):
+    """`ask` of a SavedModel in a session."""
+    defs = loaders.signatures(folder)
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+    with session.graph.as_default():
+        tf.compat.v1.saved_model.load(session, ["serve"], folder)
+
+    @functools.cache
+    def callable_of(signature):
+        inputs, outputs = defs[signature].inputs, defs[signature].outputs
+        names = {"inputs": sorted(inputs), "outputs": sorted(outputs)}
+        fetches = [outputs[name].name for name in names["outputs"]]
+        return session.make_callable(fetches, feed_list=[inputs[name].name for name in names["inputs"]]), names
+
+    def ask(part, texts):
+        run, names = callable_of(PARTS[part])
+        # The text of a pair is what `tokenize` is asked for.
+        given = texts if part == "whole" else {"text": [t for column in texts.values() for t in column]}
+        arrays = [np.array([t.encode() for t in given[name]], object) for name in names["inputs"]]
+        outputs = dict(zip(names["outputs"], run(*arrays)))
+        return {"counts": outputs["count"].tolist()} if part == "tokenize" else _told(outputs)
+
+    return ask
+
+
+def tflite(path, threads):
+    """`ask` of a .tflite, which has no signature that tokenizes alone."""
+    model = loaders.Lite(path, threads=threads)
+    return lambda part, texts: _told(model.run(**texts)) if part == "whole" else None
+
+
+def main(kind, path, threads):
+    """The program."""
+    loaders.hush()
+    timed.serve(lambda: {"saved_model": saved_model, "tflite": tflite}[kind](path, int(threads)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
