@@ -9,30 +9,23 @@ layers are stored in bfloat16, so that no request pays for making them. The embe
 a few rows, layer norms, softmax, sums and the scores of heads stay in float32.
 """
 
-import contextlib
-
 import keras
 import numpy as np
 
-from tfbert.layers import attention, exported
+from tfbert.layers import attention, dtype_policy, exported
 
 DTYPES = ("float32", "bfloat16")
 # Dense layers by their names; with bfloat16 all others compute in it on float32 variables.
 DENSE = rf"(.*/)?(dense|query|key|value|{attention.JOINED}|embedding_hidden_mapping_in)"
 
 
-@contextlib.contextmanager
-def _dtype(dtype):
-    policy = keras.config.dtype_policy()
-    mixed = policy
-    if dtype == "bfloat16":
-        mixed = keras.dtype_policies.DTypePolicyMap(default_policy="mixed_bfloat16")
-        mixed[DENSE] = keras.dtype_policies.DTypePolicy("bfloat16")
-    keras.config.set_dtype_policy(mixed)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
+def _policy(dtype):
+    """What the layers compute in."""
+    if dtype == "float32":
+        return dtype
+    mixed = keras.dtype_policies.DTypePolicyMap(default_policy="mixed_bfloat16")
+    mixed[DENSE] = keras.dtype_policies.DTypePolicy("bfloat16")
+    return mixed
 
 
 def build(make, model, dtype="float32"):
@@ -46,7 +39,7 @@ def build(make, model, dtype="float32"):
     Returns:
         A Keras model of the same inputs and outputs, with the weights of `model`; with bfloat16, rounded.
     """
-    with _dtype(dtype), exported.building():
+    with dtype_policy.building_in(_policy(dtype)), exported.building():
         made = make()
     weights = {v.path: v for v in model.variables}
     for v in made.variables:
