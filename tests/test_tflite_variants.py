@@ -354,6 +354,6 @@ def test_bad_flags(classify, masked, tmp_path):
 def test_a_model_without_8_bit_layers_is_refused():
     """As the tiny models of other tests are, whose matrices TFLite leaves alone."""
     layer = tf.function(lambda x: {"y": x @ tf.ones([4, 4])}, input_signature=[tf.TensorSpec([None, 4], name="x")])
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([layer.get_concrete_function()])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([layer.get_concrete_function()], tf.Module())
     with pytest.raises(checks.InputError, match="needs dense layers of 8-bit weights in the encoder; got none"):
         int8.quantize(converter.convert(), {"serving_default": [{"x": np.ones([1, 4], np.float32)}]})
