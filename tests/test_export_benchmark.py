@@ -89,7 +89,8 @@ def test_a_process_answers_and_is_timed():
     process = timed.Process([sys.executable, "-c", FAKE], 1)
     assert process.answer("whole", {"text": ["a", "b"]}) == ["whole", 2]
     ms, peak = process.window("tokenize", [{"text": ["a"]}, {"text": ["b"]}], 0.01)
-    assert len(ms) % 2 == 0 and all(0 <= m < 1000 for m in ms) and 1 < peak < 1000
+    assert len(ms) % 2 == 0 and all(0 <= m < 1000 for m in ms)
+    assert 1 < peak < 60  # of a Python without anything, and not of the one that started it
     process.close()
 
 
