@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests import reference, tiny
 from tests.tiny import LAYERS, B, D, L, N
 from tfbert import config, encoder
-from tfbert.layers import dropout, initializers
+from tfbert.layers import dropout, dtype_policy, initializers
 
 FEATURES = tiny.features()
 NAMES = ("input_ids", "input_mask", "segment_ids")
@@ -144,7 +144,7 @@ def test_one_graph_for_all_lengths(plain):
 
 
 def test_mixed_bfloat16_is_close_to_float32(plain):
-    with tiny.dtype_policy("mixed_bfloat16"):
+    with dtype_policy.building_in("mixed_bfloat16"):
         mixed = model()
     assert {v.dtype for v in mixed.variables} == {"float32"}
     found, expected = mixed(inputs()), plain(inputs())

@@ -8,7 +8,7 @@ from tests import reference, tiny, tiny_packed
 from tests.tiny import LAYERS, B, L, N, P, V
 from tfbert import checks, config, heads, objectives
 from tfbert.convert import names
-from tfbert.layers import dropout, initializers
+from tfbert.layers import dropout, dtype_policy, initializers
 from tfbert.optimizers import param_groups
 
 FEATURES = tiny.features()
@@ -274,7 +274,7 @@ def test_no_positions(plain):
 
 
 def test_mixed_bfloat16_is_close_to_float32(plain):
-    with tiny.dtype_policy("mixed_bfloat16"):
+    with dtype_policy.building_in("mixed_bfloat16"):
         mixed = model()
     assert {v.dtype for v in mixed.variables} == {"float32"}
     found, expected = mixed(INPUTS), plain(INPUTS)

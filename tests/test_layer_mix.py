@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests import reference, tiny
 from tests.tiny import LAYERS, N
 from tfbert import encoder, heads
-from tfbert.layers import dropout, layer_mix
+from tfbert.layers import dropout, dtype_policy, layer_mix
 from tfbert.optimizers import param_groups
 
 SHAPE, COUNT = (2, 3, 5), 4
@@ -60,7 +60,7 @@ def test_layers_are_left_out_in_training_alone():
 
 
 def test_sums_in_float32():
-    with tiny.dtype_policy("mixed_bfloat16"):
+    with dtype_policy.building_in("mixed_bfloat16"):
         made = layer(0.0)
         states = [tf.cast(x, tf.bfloat16) for x in STATES]
         found = made(states)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests import reference, tiny
 from tests.tiny import B, D, I, L, N
 from tfbert import checks
-from tfbert.layers import attention, attention_masks, transformer
+from tfbert.layers import attention, attention_masks, dtype_policy, transformer
 
 HIDDEN = np.random.default_rng(1).normal(size=(B, L, D)).astype(np.float32)
 LENGTHS = np.array([11, 7, 1, 5])
@@ -150,7 +150,7 @@ def test_packed_examples_do_not_see_one_another():
 
 
 def test_block_computes_in_its_dtype_and_norms_in_float32():
-    with tiny.dtype_policy("mixed_bfloat16"):
+    with dtype_policy.building_in("mixed_bfloat16"):
         layer = transformer.TransformerBlock(D, N, I, name="layer_0")
     graph = tf.function(lambda x: layer(x, bias(PATTERNS["padding"]))).get_concrete_function(
         tf.TensorSpec([B, L, D], tf.bfloat16)

@@ -9,7 +9,17 @@ import tensorflow as tf
 
 from tests import reference, tiny
 from tests.tiny import MAX_L, SEGMENTS, B, D, I, L, N, P, V
-from tfbert.layers import activations, attention, attention_masks, compiled, dense, dropout, embeddings, transformer
+from tfbert.layers import (
+    activations,
+    attention,
+    attention_masks,
+    compiled,
+    dense,
+    dropout,
+    dtype_policy,
+    embeddings,
+    transformer,
+)
 
 RNG = np.random.default_rng(5)
 HIDDEN = RNG.normal(size=(B, L, D))
@@ -202,7 +212,7 @@ def test_bfloat16_is_near_float32():
     """Between products numbers are float32; what is written down has eight bits."""
     results = []
     for policy in ("float32", "mixed_bfloat16"):
-        with tiny.dtype_policy(policy):
+        with dtype_policy.building_in(policy):
             layer = transformer.TransformerBlock(D, N, I, hidden_dropout=RATE, attention_dropout=RATE, name="layer_0")
             layer.build((None, None, D))
         tiny.randomize(layer)
@@ -251,7 +261,7 @@ def test_a_profile_can_tell_whose_an_operation_is():
 def test_rematerialized_block_gives_the_same(policy):
     found, products = [], []
     for rematerialize in (False, True):
-        with tiny.dtype_policy(policy):
+        with dtype_policy.building_in(policy):
             layer = transformer.TransformerBlock(
                 D, N, I, "gelu", RATE, RATE, rematerialize=rematerialize, name="layer_0"
             )

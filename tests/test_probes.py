@@ -6,6 +6,7 @@ import pytest
 from tests import reference, tiny, tiny_packed
 from tests.tiny import LAYERS, H, N
 from tfbert import heads
+from tfbert.layers import dtype_policy
 from tfbert.watching import probes
 
 
@@ -84,7 +85,7 @@ class TestAttention:
 
     def test_bfloat16(self):
         features = tiny.features()
-        with tiny.dtype_policy("mixed_bfloat16"):
+        with dtype_policy.building_in("mixed_bfloat16"):
             model = model_of()
         expected = reference_entropies(features, tiny.weights(model))
         np.testing.assert_allclose(probes.AttentionProbe(model).entropies(features), expected, atol=0.02)
@@ -122,7 +123,7 @@ class TestParts:
 
     @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
     def test_weight_norms(self, policy):
-        with tiny.dtype_policy(policy):
+        with dtype_policy.building_in(policy):
             model = model_of()
         norms = probes.weight_norms(model.trainable_variables)
         assert list(norms) == ["embeddings", "layer_00", "layer_01", "pooler", "heads"]

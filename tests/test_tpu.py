@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests import test_pretrain, tiny, tiny_records
 from tfbert import heads, held_out, pretrain, record_sets
-from tfbert.layers import compiled
+from tfbert.layers import compiled, dtype_policy
 from tfbert.loop import distribution
 from tfbert.loop import trainer as trainer_lib
 from tfbert.optimizers import adamw, lamb, param_groups
@@ -53,7 +53,7 @@ def compiled_step(optimizer, micro_batches):
 @pytest.mark.parametrize(("optimizer", "micro_batches"), [(adamw.AdamW, 1), (lamb.Lamb, 2)])
 def test_the_whole_step_compiles_with_static_shapes(optimizer, micro_batches):
     """Forward, backward, clipping, update, dropout and accumulation, in bfloat16."""
-    with tiny.dtype_policy("mixed_bfloat16"):
+    with dtype_policy.building_in("mixed_bfloat16"):
         step, arguments = compiled_step(optimizer, micro_batches)
         hlo = step.experimental_get_compiler_ir(*arguments)(stage="hlo")
     assert "bf16[" in hlo and "dot(" in hlo

@@ -1,8 +1,5 @@
 """A tiny model and batch for tests: no two sizes alike, so that a swapped axis cannot pass."""
 
-import contextlib
-
-import keras
 import numpy as np
 
 from tfbert.config import EncoderConfig
@@ -64,17 +61,6 @@ def features(seed=0, batch=B, length=L, predictions=P, vocab_size=V):
         "masked_lm_weights": slots.astype(np.float32),
         "next_sentence_labels": rng.integers(0, 2, (batch, 1)).astype(np.int32),
     }
-
-
-@contextlib.contextmanager
-def dtype_policy(name):
-    """Inside, models are built under a Keras policy such as "mixed_bfloat16"."""
-    before = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_dtype_policy(before)
 
 
 def inputs(features):
