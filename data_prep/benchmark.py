@@ -15,7 +15,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -74,13 +73,7 @@ class Config(create_pretraining_data.Config):
 
 def machine():
     """What the numbers hang on, beside the code."""
-    return {
-        "cpu": machine_lib.cpu(),
-        "cores": machine_lib.cores(),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "numpy": np.__version__,
-    }
+    return {**machine_lib.of_benchmark(), "numpy": np.__version__}
 
 
 class Sample:

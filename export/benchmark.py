@@ -21,17 +21,14 @@ import dataclasses
 import itertools
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 
 import numpy as np
-import tensorflow as tf
 
 from export import loaders, parity, timed
-from tfbert import checks, config
-from tfbert import machine as machine_lib
+from tfbert import checks, config, machine
 from tfbert.config import field
 from tfbert.text import vocab as vocab_lib
 
@@ -80,16 +77,6 @@ class Config:
     def numbers(self, name):
         """The values of a flag that holds numbers, ascending."""
         return sorted({int(n) for n in getattr(self, name)})
-
-
-def machine():
-    """What the numbers hang on, beside the code."""
-    return {
-        "cpu": machine_lib.cpu(),
-        "cores": machine_lib.cores(),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-    }
 
 
 def words_of(tokens):
@@ -271,7 +258,7 @@ def run(cfg):
         InputError: an export cannot be loaded, or a length is beyond what it takes.
         RuntimeError: a process ended.
     """
-    lines, cases = [_print(machine())], _cases(cfg)
+    lines, cases = [_print(machine.of_benchmark())], _cases(cfg)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         subjects = []
         for about in _subjects(cfg, folder):

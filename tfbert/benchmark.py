@@ -17,7 +17,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import tempfile
@@ -117,10 +116,7 @@ def _matmul_flops(dtype):
 def machine(dtype):
     """What the numbers hang on, beside the code."""
     return {
-        "cpu": machine_lib.cpu(),
-        "cores": machine_lib.cores(),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
+        **machine_lib.of_benchmark(),
         "keras": keras.__version__,
         "mixed_precision": dtype,
         "matmul_gflop_s": round(_matmul_flops(dtype) / 1e9, 1),

@@ -1,4 +1,4 @@
-"""What a program runs on, as people compare machines: for config.json and the report of a run."""
+"""What a program runs on, as people compare machines: for config.json, the report of a run and benchmarks."""
 
 import os
 import platform
@@ -20,6 +20,11 @@ def cpu():
 def cores():
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def of_benchmark():
+    """What the numbers of a benchmark hang on, beside the code."""
+    return {"cpu": cpu(), "cores": cores(), "python": platform.python_version(), "tensorflow": tf.__version__}
 
 
 def _device(device):
