@@ -12,7 +12,7 @@ from tests import tiny, tiny_task
 from tests.test_finetune import assert_same_to_the_bit, lines_of, metrics_of, results_of, run_until, weights_of
 from tfbert import checks, evaluate, finetune, predict
 from tfbert.convert import formats
-from tfbert.tasks import answers, batches, tags
+from tfbert.tasks import answers, batches, ladder, tags
 
 CHUNK, MOST = 9, 3  # wordpieces of a chunk, chunks
 TRAIN, STEPS = 101, 81  # examples; steps of `finished`, eight epochs
@@ -46,7 +46,7 @@ def data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def short_lengths(monkeypatch):
     """Batches of one chunk and of more, none shorter; pools that the stop of a run falls into."""
-    monkeypatch.setattr(batches, "LENGTHS", ())
+    monkeypatch.setattr(ladder, "CHOICES", ())
     monkeypatch.setattr(batches, "POOL", 5)
 
 
@@ -59,7 +59,7 @@ def flags(data, output_dir, **overrides):
 def finished(data, tmp_path_factory):
     """(flags, run folder) of an uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "LENGTHS", ())
+        patch.setattr(ladder, "CHOICES", ())
         patch.setattr(batches, "POOL", 5)
         folder = tmp_path_factory.mktemp("finished") / "run"
         more = {"num_train_epochs": 8.0, "save_checkpoints_steps": 8, "eval_steps": 12, "hidden_dropout_prob": 0.0}

@@ -133,9 +133,3 @@ def test_bad_input():
         parts(make_rows(), 1, lengths=(4, 8))
     with pytest.raises(checks.InputError, match="multiple of the number of replicas; got batch size 4, 3 replicas"):
         parts(make_rows(), 1, replicas=3)
-
-
-def test_lengths_end_with_the_longest():
-    assert batches.lengths_to(100) == (12, 16, 24, 32, 48, 64, 80, 96, 100)
-    assert batches.lengths_to(128)[-2:] == (96, 128) and batches.lengths_to(5) == (5,)
-    assert batches.lengths_to(100, 3) == (12, 16, 24, 32, 48, 64, 80, 96, 100, 200, 300)

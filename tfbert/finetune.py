@@ -29,7 +29,7 @@ import numpy as np
 from tfbert import checks, config, machine, run_folder
 from tfbert.convert import formats
 from tfbert.loop import distribution, lost_worker, training, training_config
-from tfbert.tasks import answers, batches, fresh_heads, glue, inference, kinds, sentences, tables, trials
+from tfbert.tasks import answers, batches, fresh_heads, glue, inference, kinds, ladder, sentences, tables, trials
 from tfbert.text import tokenizer
 from tfbert.text import vocab as vocab_lib
 
@@ -235,8 +235,11 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew):
     """The `training.Job` of fine-tuning."""
     # Parts of a step are stacked, and a TPU compiles each shape for minutes: one length for all then.
     one_length = flags.gradient_accumulation_steps > 1 or flags.strategy == "tpu"
-    lengths = batches.lengths_to(flags.max_seq_length, the_task.max_chunks)
-    lengths = lengths[-1:] if one_length else lengths
+    lengths = (flags.max_seq_length * the_task.max_chunks,)
+    if not one_length:
+        operations = ladder.operations_a_token(run.encoder)
+        how = flags.train_batch_size, flags.bucket_by_length, flags.num_train_steps, operations
+        lengths = ladder.choose(rows.lengths, *how, flags.max_seq_length, the_task.max_chunks)
 
     def train_dataset(part, first_part, *pipeline):
         return batches.train_dataset(
@@ -244,7 +247,8 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew):
         )
 
     def evaluation(strategy, model):
-        return inference.Inference(strategy, model, the_task, dev_rows, dev_examples, flags.eval_batch_size, lengths)
+        asked = lengths if one_length else inference.every_length(flags.max_seq_length, the_task.max_chunks)
+        return inference.Inference(strategy, model, the_task, dev_rows, dev_examples, flags.eval_batch_size, asked)
 
     return training.Job(
         lambda: the_task.build_model(run.encoder, flags.rematerialize),

@@ -5,7 +5,7 @@ The order of training is one endless row, epoch after epoch; in epoch e all rows
 `by_length` the places are taken in pools of POOL parts: the rows of a pool are sorted by their lengths, cut into parts,
 and the parts permuted by a seed of (seed, pool). A part is still a function of (rows, seed, p).
 
-A batch is filled up to the first of LENGTHS that holds its longest row: few lengths, since each is a graph to compile.
+A batch is filled up to the first of some lengths that holds its longest row: see `tfbert.tasks.ladder`.
 Rows that are chunks of long texts (`tfbert.layers.chunks`) are filled up to whole chunks.
 """
 
@@ -17,15 +17,8 @@ import tensorflow as tf
 from tfbert import checks
 
 POOL = 50  # parts; larger pools have rows of more alike lengths, and an order that is less random
-LENGTHS = (12, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512)
 ROW = "row"  # the feature that says which row it is, in evaluation
 _ALG = "philox"  # named, so that the order does not hang on the device that TensorFlow would choose by
-
-
-def lengths_to(max_seq_length, max_chunks=1):
-    """What batches are filled up to: those of LENGTHS below a length, that length, and as many chunks of it."""
-    whole = (max_seq_length * n for n in range(1, max_chunks + 1))
-    return (*(n for n in LENGTHS if n < max_seq_length), *whole)
 
 
 def _fixed(values):
@@ -140,7 +133,7 @@ def train_dataset(
 
     Args:
         rows: A `task.Rows`.
-        lengths: What batches are filled up to: of `lengths_to`, or a length alone.
+        lengths: What batches are filled up to, ascending; one alone makes all of one shape.
         by_length: Whether rows of about the same length come together.
         part: Rows of a part, G, over all replicas.
         first_part: The part to begin with.

@@ -16,6 +16,11 @@ from tfbert.text import tokenizer
 from tfbert.watching import views
 
 
+def every_length(max_seq_length, max_chunks=1):
+    """All lengths of batches: one graph does for all here, so that few would gain nothing; chunks are whole."""
+    return (*range(1, max_seq_length), *(max_seq_length * n for n in range(1, max_chunks + 1)))
+
+
 class Inference:
     """Asks a model about the same examples each time.
 
@@ -26,7 +31,7 @@ class Inference:
         rows: The `task.Rows` of the examples.
         examples: The task's examples.
         batch_size: Rows a batch, over all replicas.
-        lengths: What batches are filled up to: see `batches.lengths_to`.
+        lengths: What batches are filled up to, ascending.
     """
 
     def __init__(self, strategy, model, the_task, rows, examples, batch_size, lengths):
@@ -151,9 +156,7 @@ class Loaded(NamedTuple):
     def about(self, examples, batch_size):
         """The `Inference` on examples."""
         rows = self.task.featurize(examples, self.tokenizer, self.max_seq_length, False)
-        # One graph does for all lengths here, so that nothing is gained by having few; chunks are whole.
-        ladder = batches.lengths_to(self.max_seq_length, self.task.max_chunks)
-        lengths = tuple(sorted({*range(1, self.max_seq_length), *ladder}))
+        lengths = every_length(self.max_seq_length, self.task.max_chunks)
         return Inference(tf.distribute.get_strategy(), self.model, self.task, rows, examples, batch_size, lengths)
 
 
