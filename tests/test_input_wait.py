@@ -1,5 +1,9 @@
 """Tests of tfbert.loop.input_wait: how long steps wait for their input, and that measuring changes nothing."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -73,6 +77,23 @@ class TestInputWait:
         trainer.run(iterator, 10, Stop())
         assert time.monotonic() - start > 10 * DELAY
         assert trainer.input_wait_seconds - before < 2 * DELAY
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a core")
+    def test_tracing_and_compiling_are_not_waiting_on_one_core(self, tmp_path):
+        """One thread runs all operations there, and the second reading of the clock came after most of the step."""
+        program = (
+            "import os, pathlib, sys\n"
+            "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+            "from tests import tiny_task\n"
+            "from tfbert import finetune\n"
+            "folder = pathlib.Path(sys.argv[1])\n"
+            "data = tiny_task.make(folder / 'data', num_hidden_layers=1)\n"
+            "finetune.run(tiny_task.flags(data, folder / 'run', num_train_steps=10, log_steps=10))\n"
+        )
+        subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=300)
+        with open(tmp_path / "run" / "speed.jsonl") as f:
+            assert json.loads(f.readline())["input_wait_share"] < 0.2  # it was 0.6
 
     def test_it_is_no_part_of_a_checkpoint(self):
         _, trainer, _ = make()
