@@ -1,8 +1,9 @@
 """A run's model as it is served: the same answers from fewer operations, in float32 or with bfloat16 matrices.
 
-Its layers are those of the run's model, built inside `exported.building`: they cannot be trained, and queries, keys and
-values are one product. When TensorFlow loads it, it makes one operation of a product, its bias and what follows (GELU,
-or the residual), of scores, their scale and their mask, and of a layer norm.
+Its layers are those of the run's model, built inside `exported.building`: they cannot be trained, queries, keys and
+values are one product, and the scores of the vocabulary have a matrix of their own. When TensorFlow loads it, it makes
+one operation of a product, its bias and what follows (GELU, or the residual), of scores, their scale and their mask,
+and of a layer norm.
 
 With bfloat16, matrices have two bytes a number, and the CPU multiplies them itself where it can: kernels of dense
 layers are stored in bfloat16, so that no request pays for making them. The embedding tables, of which a request reads
@@ -12,11 +13,13 @@ a few rows, layer norms, softmax, sums and the scores of heads stay in float32.
 import keras
 import numpy as np
 
+from tfbert import heads
 from tfbert.layers import attention, dtype_policy, exported
 
 DTYPES = ("float32", "bfloat16")
 # Dense layers by their names; with bfloat16 all others compute in it on float32 variables.
-DENSE = rf"(.*/)?(dense|query|key|value|{attention.JOINED}|embedding_hidden_mapping_in)"
+DENSE = rf"(.*/)?(dense|query|key|value|{attention.JOINED}|{heads.DECODER}|embedding_hidden_mapping_in)"
+HEAD = "cls/predictions"
 
 
 def _policy(dtype):
@@ -42,9 +45,13 @@ def build(make, model, dtype="float32"):
     with dtype_policy.building_in(_policy(dtype)), exported.building():
         made = make()
     weights = {v.path: v for v in model.variables}
+    tied = weights.get("bert/embeddings/word_embeddings")
     for v in made.variables:
         scope, _, name = v.path.rpartition("/")
-        if scope.endswith(f"/{attention.JOINED}"):
+        if scope == f"{HEAD}/{heads.DECODER}":
+            table = weights.get(f"{HEAD}/output_weights", tied)  # [V, E]
+            v.assign(weights[f"{HEAD}/output_bias"].value if name == "bias" else np.transpose(table.numpy()))
+        elif scope.endswith(f"/{attention.JOINED}"):
             parts = [f"{scope.removesuffix(attention.JOINED)}{part}/{name}" for part in ("query", "key", "value")]
             v.assign(np.concatenate([weights[part].numpy() for part in parts], -1))
         else:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.util import _pywrap_util_port  # whether oneDNN is on has no public name
 
-from export import fused_model
-from tests import reference, tiny
+from export import fused_model, prepared, saved_model, signatures
+from tests import reference, tiny, tiny_run
 from tfbert import heads
 from tfbert.layers import exported, transformer
 
@@ -33,22 +34,36 @@ def test_answers_are_those_of_the_run(models):
         np.testing.assert_allclose(served(inputs)[name], want, atol=2e-5, err_msg=name)
 
 
-def test_projections_are_joined_and_nothing_else_is_new(models):
+def test_projections_are_joined_the_table_has_a_copy_and_nothing_else_is_new(models):
     model, served = models
-    joined = {v.path for v in served.variables} - {v.path for v in model.variables}
+    new = {v.path for v in served.variables} - {v.path for v in model.variables}
     scopes = [f"bert/encoder/layer_{i}/attention/self/query_key_value" for i in range(tiny.LAYERS)]
-    assert joined == {f"{scope}/{name}" for scope in scopes for name in ("kernel", "bias")}
-    assert sum(np.prod(v.shape) for v in served.variables) == sum(np.prod(v.shape) for v in model.variables)
+    scopes.append("cls/predictions/decoder")
+    assert new == {f"{scope}/{name}" for scope in scopes for name in ("kernel", "bias")}
+    sizes = [sum(np.prod(v.shape) for v in m.variables) for m in (served, model)]
+    assert sizes[0] - sizes[1] == tiny.V * tiny.D
     assert not exported.is_building()
+
+
+def test_a_matrix_that_is_not_tied_is_turned_round():
+    config = dataclasses.replace(tiny.config(), tie_word_embeddings=False)
+    model = tiny.randomize(heads.build_pretrainer(config))
+    made = fused_model.build(lambda: heads.build_pretrainer(config), model)
+    inputs = tiny.inputs(tiny.features())
+    want, found = (m(inputs)["masked_lm_logits"] for m in (model, made))
+    np.testing.assert_allclose(found, want, atol=2e-5)
+    assert [v.shape for v in made.variables if v.path.endswith("decoder/kernel")] == [(tiny.D, tiny.V)]
 
 
 def test_bfloat16_kernels_are_stored_so(models):
     model, _ = models
     made = build(model, dtype="bfloat16")
     halves = {v.path.split("/")[-2] for v in made.variables if v.dtype == "bfloat16"}
-    assert halves == {"query_key_value", "dense"}
-    want, found = (m(tiny.inputs(tiny.features()))["next_sentence_logits"] for m in (model, made))
-    assert 0 < np.abs(want - found).max() < 0.2
+    assert halves == {"query_key_value", "dense", "decoder"}
+    want, found = (m(tiny.inputs(tiny.features())) for m in (model, made))
+    for name in ("next_sentence_logits", "masked_lm_logits"):
+        assert found[name].dtype == tf.float32
+        assert 0 < np.abs(want[name] - found[name]).max() < 0.2
 
 
 @pytest.mark.parametrize("epsilon", [1e-12, 1e-5])
@@ -71,23 +86,65 @@ def test_epsilon_of_a_norm_survives_the_optimizer(served, epsilon):
     )
 
 
-@pytest.mark.skipif(not _pywrap_util_port.IsMklEnabled(), reason="oneDNN is what makes one operation of several")
+def operations(folder, signature, **inputs):
+    """The nodes that TensorFlow makes of a signature when it runs in a session."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(folder)).signature_def[signature]
+        feeds = {loaded.inputs[n].name: x for n, x in inputs.items()}
+        about, options = tf.compat.v1.RunMetadata(), tf.compat.v1.RunOptions(output_partition_graphs=True)
+        fetches = [x.name for x in loaded.outputs.values()]
+        session.run(fetches, feeds, options=options, run_metadata=about)
+    return [node for graph in about.partition_graphs for node in graph.node]
+
+
+def assert_layers_are_fused(nodes, head):
+    """One operation of several in all layers; `head` says whether masks are scored."""
+    fused = collections.Counter(b"+".join(node.attr["fused_ops"].list.s) for node in nodes)
+    assert fused[b"BiasAdd+Add"] == 2 * tiny.LAYERS and fused[b"Mul+Add"] == tiny.LAYERS
+    norms = [node.attr["epsilon"].f for node in nodes if node.op == "_MklLayerNorm"]
+    # Two a layer, and those of the embeddings and of the head.
+    assert norms == [pytest.approx(tiny.config().layer_norm_eps)] * (2 * tiny.LAYERS + 1 + head)
+    return fused
+
+
+only_with_onednn = pytest.mark.skipif(
+    not _pywrap_util_port.IsMklEnabled(), reason="oneDNN is what makes one operation of several"
+)
+
+
+@only_with_onednn
 def test_a_server_makes_one_operation_of_several(models, tmp_path):
     module, (_, served) = tf.Module(), models
     module.held = [v.value for v in served.variables]
     specs = {name: tf.TensorSpec([None, None], tf.int32, name) for name in tiny.inputs(tiny.features())}
     module.run = tf.function(lambda **x: served(x, training=False)).get_concrete_function(**specs)
     tf.saved_model.save(module, str(tmp_path), signatures=module.run)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path)).signature_def["serving_default"]
-        feeds = {loaded.inputs[n].name: x for n, x in tiny.inputs(tiny.features()).items()}
-        about, options = tf.compat.v1.RunMetadata(), tf.compat.v1.RunOptions(output_partition_graphs=True)
-        fetches = [x.name for x in loaded.outputs.values()]
-        session.run(fetches, feeds, options=options, run_metadata=about)
-    nodes = [node for graph in about.partition_graphs for node in graph.node]
-    fused = collections.Counter(b"+".join(node.attr["fused_ops"].list.s) for node in nodes)
-    assert fused[b"BiasAdd+GeluApproximate"] == tiny.LAYERS and fused[b"BiasAdd+Add"] == 2 * tiny.LAYERS
-    assert fused[b"Mul+Add"] == tiny.LAYERS
-    norms = [node.attr["epsilon"].f for node in nodes if node.op == "_MklLayerNorm"]
-    # Two a layer, and those of the embeddings and of the head.
-    assert norms == [pytest.approx(tiny.config().layer_norm_eps)] * (2 * tiny.LAYERS + 2)
+    fused = assert_layers_are_fused(operations(tmp_path, "serving_default", **tiny.inputs(tiny.features())), True)
+    assert fused[b"BiasAdd+GeluApproximate"] == tiny.LAYERS
+
+
+@pytest.fixture(scope="module")
+def exported_run(tmp_path_factory):
+    """A SavedModel of a pre-trained run."""
+    run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("export")
+    tiny_run.make(run)
+    made = prepared.prepare(saved_model.SavedModelConfig(run_dir=str(run)), 1000)
+    module = signatures.Served(made.answering, made.model, str(run))
+    tf.saved_model.save(module, str(folder), signatures=module.signatures())
+    return folder
+
+
+@only_with_onednn
+@pytest.mark.parametrize("signature", ["serving_default", "choose", "embed", "from_ids"])
+def test_each_signature_is_one_operation_of_several(exported_run, signature):
+    """With what goes before and comes after the model, on which it hangs what the optimizer of graphs finds."""
+    text = np.array([b"the [MASK] returns", b"a fox"], object)
+    inputs = {"text": text}
+    if signature == "choose":
+        inputs["candidates"] = np.array([[b"dog"], [b"list"]], object)
+    if signature == "from_ids":
+        inputs = {name: np.ones([2, 7], np.int32) for name in signatures.IDS}
+    head = signature != "embed"
+    fused = assert_layers_are_fused(operations(exported_run, signature, **inputs), head)
+    assert fused[b"BiasAdd+GeluApproximate"] == tiny.LAYERS + head
+    assert fused[b"BiasAdd"] >= tiny.LAYERS + head  # queries, keys and values; the scores of the vocabulary

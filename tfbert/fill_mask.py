@@ -62,9 +62,7 @@ class FillMask(tf.Module):
         encoder = keras.Model(inputs, {**outputs, "table": embeddings.output[1]})
         self._encoder = lambda features: encoder(features, training=False)
         head = model.get_layer("predictions")
-        self._score = lambda states, table: head(
-            tf.expand_dims(states, 0), tf.expand_dims(tf.range(tf.shape(states)[0]), 0), table if head.tied else None
-        )[0]
+        self._score = lambda states, table: head.score(states, table if head.tied else None)
         # A tuple would be tracked too, entry by entry; the entry after the last token stands for no answer.
         self._strings = lambda: tf.constant([*vocab.tokens, ""])
         self.vocab, self.max_seq_length, self.top_k, self.max_masks = vocab, max_seq_length, top_k, max_masks
@@ -118,8 +116,9 @@ class FillMask(tf.Module):
             text: string [B].
 
         Returns:
-            (probabilities float32 [masks + 1, V], of which the last mean nothing; "positions", "mask_count" and
-            "truncated" as of `__call__`; int32 [B, M], which of the probabilities are those of each mask, or -1).
+            (probabilities float32 [masks, V], one row that means nothing if there is no mask; "positions",
+            "mask_count" and "truncated" as of `__call__`; int32 [B, M], which of the probabilities are those of each
+            mask, or -1).
         """
         rows, ids = self.rows(text)
         at, grid = self._masks(rows.features, rows.is_best, rows.text, tf.size(rows.truncated))
@@ -161,7 +160,7 @@ class FillMask(tf.Module):
         return tf.function(function, input_signature=[tf.TensorSpec([None], tf.string, "text")], autograph=False)
 
     def best(self, probabilities, grid):
-        """{"tokens", "ids", "probabilities"} [B, M, K] of probabilities [masks + 1, V] and their places [B, M]."""
+        """{"tokens", "ids", "probabilities"} [B, M, K] of probabilities [masks, V] and their places [B, M]."""
         probabilities, ids = tf.math.top_k(probabilities, self.top_k)
         return self.named(packing.pick(probabilities, grid, 0.0), packing.pick(ids, grid, NO_ID))
 
@@ -191,13 +190,12 @@ class FillMask(tf.Module):
         return at, packing.grid(tf.minimum(number, self.max_masks))
 
     def _probabilities(self, features, at):
-        """(the encoder's other outputs, probabilities of all entries at places: float32 [masks + 1, V])."""
+        """(the encoder's other outputs, probabilities of all entries at places: float32 [masks, V], as `of_masks`)."""
         outputs = self._encoder(features)
         states = outputs["sequence_output"]
-        # One that means nothing, since TFLite has no product of no rows.
-        states = tf.reshape(states, [-1, states.shape[-1]])
-        states = tf.concat([states, tf.zeros([1, states.shape[-1]], states.dtype)], 0)
-        states = tf.gather(states, tf.concat([at, [tf.shape(states)[0] - 1]], 0))
+        states = tf.gather(tf.reshape(states, [-1, states.shape[-1]]), at)  # [masks, D]
+        # At least one, since TFLite has no product of no rows.
+        states = tf.pad(states, [[0, tf.maximum(1 - tf.size(at), 0)], [0, 0]])
         return outputs, tf.nn.softmax(self._score(states, outputs.pop("table")))
 
 

@@ -6,11 +6,13 @@ import tensorflow as tf
 from tfbert import checks
 from tfbert.config import EncoderConfig
 from tfbert.encoder import build_encoder
-from tfbert.layers import activations, chunks, dense, dropout, initializers, transformer
+from tfbert.layers import activations, chunks, dense, dropout, exported, initializers, transformer
+
+DECODER = "decoder"  # the layer of the output matrix of a masked language model that is exported
 
 
 class Transform(keras.layers.Layer):
-    """LayerNorm(activation(dense(x))), [B, P, D] -> [B, P, E]; `cls/predictions/transform`."""
+    """LayerNorm(activation(dense(x))), [..., D] -> [..., E]; `cls/predictions/transform`."""
 
     def __init__(self, width, activation, initializer_range, layer_norm_epsilon, **kwargs):
         super().__init__(**kwargs)
@@ -19,15 +21,17 @@ class Transform(keras.layers.Layer):
         )
         self.activation = activations.BY_NAME[activation]
         self.LayerNorm = transformer.layer_norm(layer_norm_epsilon)
+        self._in_rows = exported.is_building()
 
     def build(self, shape):
-        """Builds the sublayers for [B, P, D]."""
+        """Builds the sublayers for [..., D]."""
         self.dense.build(shape)
         self.LayerNorm.build((*shape[:-1], self.dense.units))
 
     def call(self, x):
         """See the class."""
-        return tf.cast(self.LayerNorm(self.activation(self.dense(x))), self.compute_dtype)
+        x = dense.rows(x, self.dense) if self._in_rows else self.dense(x)
+        return tf.cast(self.LayerNorm(self.activation(x)), self.compute_dtype)
 
 
 class MaskedLanguageModel(keras.layers.Layer):
@@ -35,7 +39,9 @@ class MaskedLanguageModel(keras.layers.Layer):
 
     The states of the masked positions are gathered first: the vocabulary is the widest axis of the
     model, and about six positions in seven need no scores. The output matrix is the word embedding
-    table (Press & Wolf 2017) unless they are not tied; only its bias is the head's own then.
+    table (Press & Wolf 2017) unless they are not tied; only its bias is the head's own then. A head that is exported
+    (see `tfbert.layers.exported`) has the matrix turned round, [E, V], as the layer "decoder": one mask is the most
+    common request, and a product of one row with it reads memory two to four times as fast as with a table of rows.
 
     Args:
         vocab_size: V.
@@ -65,13 +71,18 @@ class MaskedLanguageModel(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.vocab_size, self.width, self.tied, self.initializer_range = vocab_size, width, tied, initializer_range
+        self.vocab_size, self.width, self.initializer_range = vocab_size, width, initializer_range
         self.transform = Transform(self.width, activation, initializer_range, layer_norm_epsilon, name="transform")
+        self.decoder = keras.layers.Dense(vocab_size, name=DECODER) if exported.is_building() else None
+        self.tied = tied and self.decoder is None
 
     def build(self, sequence_output_shape, masked_lm_positions_shape, word_table_shape=None):
         """Builds the transform for [B, P, D], and makes the bias and, if it is not tied, the matrix."""
         batch, predictions = masked_lm_positions_shape
         self.transform.build((batch, predictions, sequence_output_shape[-1]))
+        if self.decoder is not None:
+            self.decoder.build((None, self.width))
+            return
         self.output_bias = self.add_weight(
             name="output_bias", shape=(self.vocab_size,), initializer="zeros", autocast=False
         )
@@ -86,12 +97,21 @@ class MaskedLanguageModel(keras.layers.Layer):
     def call(self, sequence_output, masked_lm_positions, word_table=None, training=False):
         """See the class."""
         states = tf.gather(sequence_output, masked_lm_positions, batch_dims=1)  # [B, P, D]
-        states = self.transform(states)  # [B, P, E]
+        return self.score(states, word_table, training)
+
+    def score(self, states, word_table=None, training=False):
+        """The scores of states, float [..., D] -> [..., V]; the other arguments as of the call."""
+        states = self.transform(states)  # [..., E]
+        if self.decoder is not None:
+            # A plain sum: `tf.nn.bias_add` becomes one operation with the product too, but where it is the last one
+            # TensorFlow's optimizer of graphs then knows no shapes, and leaves the scores of attention in three.
+            kernel, bias = (tf.convert_to_tensor(v) for v in (self.decoder.kernel, self.decoder.bias))
+            return tf.cast(tf.matmul(states, kernel) + bias, tf.float32)
         table = tf.cast(word_table if self.tied else self.output_weights, self.compute_dtype)  # [V, E]
         if training:
             # The widest tensor of all is not written down twice: the loss casts what it reads.
-            return dense.scores(states, table, tf.cast(self.output_bias, self.compute_dtype))  # [B, P, V]
-        logits = tf.matmul(states, table, transpose_b=True)  # [B, P, V]
+            return dense.scores(states, table, tf.cast(self.output_bias, self.compute_dtype))
+        logits = tf.matmul(states, table, transpose_b=True)
         return tf.cast(logits, tf.float32) + self.output_bias
 
 

@@ -1,8 +1,9 @@
 """What a layer may take for granted that is built to be exported for TensorFlow: it is never trained.
 
-A product with the kernels of queries, keys and values side by side is one operation in place of three, and there is a
-way to write a layer norm that a server makes one operation of. A training step has neither, nor has TFLite. So layers
-that are built inside `building` have other variables and operations, and the same answers: see `export.fused_model`.
+A product with the kernels of queries, keys and values side by side is one operation in place of three, there is a way
+to write a layer norm that a server makes one operation of, and a single mask has its scores sooner from a matrix that
+is turned round. A training step has none of them, nor has TFLite. So layers that are built inside `building` have other
+variables and operations, and the same answers: see `export.fused_model`.
 """
 
 import contextlib
