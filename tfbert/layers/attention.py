@@ -63,6 +63,11 @@ def _weights(scale, rate):
     return weights
 
 
+def _size(hidden, attention_bias):
+    """[B, L] of the arguments of `SelfAttention`."""
+    return tf.shape(hidden)[:2] if len(hidden.shape) == 3 else tf.gather(tf.shape(attention_bias), [0, 3])
+
+
 class SelfAttention(keras.layers.Layer):
     """Attends within one sequence and returns its heads side by side.
 
@@ -97,7 +102,8 @@ class SelfAttention(keras.layers.Layer):
         self.num_attention_heads = num_attention_heads
         self.size_per_head = hidden_size // num_attention_heads
         names, width = ("query", "key", "value"), hidden_size
-        if exported.is_building():
+        self.joined = exported.is_building()
+        if self.joined:
             names, width = (JOINED,), 3 * hidden_size
         self.projections = [
             keras.layers.Dense(width, kernel_initializer=initializers.truncated_normal(initializer_range), name=name)
@@ -118,7 +124,12 @@ class SelfAttention(keras.layers.Layer):
         query, key, value = self._heads(hidden, attention_bias)
         weights = tf.cast(self._shares(query, key, attention_bias), self.compute_dtype)  # [B, N, F, T]
         context = tf.matmul(self.dropout(weights, training=training), value)  # [B, N, F, H]
-        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), tf.shape(hidden))  # as hidden
+        if self.joined:
+            places = self._places_of_context(*tf.unstack(_size(hidden, attention_bias)))
+            context = tf.gather(tf.reshape(context, [-1, self.size_per_head]), places)
+        else:
+            context = tf.transpose(context, [0, 2, 1, 3])
+        return tf.reshape(context, tf.shape(hidden))  # as hidden
 
     def shares(self, hidden, attention_bias):
         """The share of its attention that each query gives each key, float32 [B, N, F, T]; arguments as of `call`."""
@@ -133,14 +144,31 @@ class SelfAttention(keras.layers.Layer):
 
     def _heads(self, hidden, attention_bias):
         """Queries, keys and values [B, N, L, H] of `hidden`, as of `call`."""
-        shape = tf.shape(hidden)[:2] if len(hidden.shape) == 3 else tf.gather(tf.shape(attention_bias), [0, 3])
+        shape = _size(hidden, attention_bias)
         projected = [dense.rows(tf.reshape(hidden, [-1, hidden.shape[-1]]), p) for p in self.projections]
         sizes = [self.num_attention_heads, self.size_per_head]
-        if len(projected) == 1:
-            x = tf.reshape(projected[0], tf.concat([shape, [3, *sizes]], 0))  # [B, L, 3, N, H]
-            return tf.unstack(tf.transpose(x, [2, 0, 3, 1, 4]))
+        if self.joined:
+            vectors = tf.reshape(projected[0], [-1, self.size_per_head])  # [B L 3 N, H]
+            return [tf.gather(vectors, places) for places in self._places_of_heads(*tf.unstack(shape))]
         projected = [tf.reshape(x, tf.concat([shape, sizes], 0)) for x in projected]  # [B, L, N, H]
         return [tf.transpose(x, [0, 2, 1, 3]) for x in projected]
+
+    # A layer that is exported lays its heads out by gathering vectors of H numbers, which is to copy memory; a
+    # transpose is an operation of oneDNN's, which takes its time to begin and to wake up threads. Places are the same
+    # in all layers, and TensorFlow's optimizer of graphs computes them once.
+
+    def _places_of_heads(self, batch, length):
+        """Where queries, keys and values are among the vectors [B, L, 3, N]: three of int32 [B, N, L]."""
+        heads = self.num_attention_heads
+        token = tf.reshape(3 * heads * tf.range(batch * length), tf.stack([batch, 1, length]))
+        query = token + tf.reshape(tf.range(heads), [heads, 1])
+        return query, query + heads, query + 2 * heads
+
+    def _places_of_context(self, batch, length):
+        """Where the heads of each token are among the vectors [B, N, L]: int32 [B, L, N]."""
+        heads = self.num_attention_heads
+        row = tf.reshape(heads * length * tf.range(batch), [-1, 1, 1])
+        return row + tf.expand_dims(tf.range(length), 1) + length * tf.range(heads)
 
     def _train(self, hidden, attention_bias):
         """`call` with dropout, as one product for queries, keys and values, and compiled functions between products."""
