@@ -166,3 +166,31 @@ def test_has_no_variables():
     made = layer(0.5)
     mask(made)
     assert not made.variables
+
+
+def _random_bits(shape, low, high):
+    """`dropout.random_bits`, place by place in Python's integers."""
+    found = []
+    for place in range(int(np.prod(shape))):
+        x = (place * 0x9E3779B9 + low) % 2**32
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+            x = ((x ^ (x >> shift)) * factor + high) % 2**32
+        found.append(x ^ (x >> 16))
+    return np.array(found, np.uint32).reshape(shape)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 5), (2, 3, 5, 7)])
+def test_random_bits_are_the_published_hash_of_places(shape):
+    words = tf.constant([123456789, -5])
+    expected = _random_bits(shape, 123456789, 2**32 - 5)
+    np.testing.assert_array_equal(dropout.random_bits(shape, words).numpy(), expected)
+    compiled = tf.function(lambda w: dropout.random_bits(shape, w), jit_compile=True, autograph=False)
+    np.testing.assert_array_equal(compiled(words).numpy(), expected)
+
+
+def test_a_compiled_program_holds_no_numbers_of_places():
+    """As large as what is dropped they would be, in every function and for every shape."""
+    drop = tf.function(lambda x, w: dropout.drop(x, 0.1, w), jit_compile=True, autograph=False)
+    x, words = tf.zeros([5, 6, 7, 64]), tf.constant([1, 2])
+    program = drop.experimental_get_compiler_ir(x, words)(stage="optimized_hlo")
+    assert "iota" in program and "constant({...})" not in program  # how one too long to print is written

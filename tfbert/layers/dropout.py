@@ -62,8 +62,12 @@ def random_bits(shape, words):
         uint32 of that shape.
     """
     low, high = tf.unstack(tf.bitcast(words, tf.uint32))
-    x = tf.reshape(tf.range(tf.reduce_prod(shape)), shape)
-    x = tf.bitcast(x, tf.uint32) * tf.constant(0x9E3779B9, tf.uint32) + low  # odd, so no two places are alike
+    # low + place * odd, so no two places are alike; odd has an inverse modulo 2^32. It is written as
+    # (low / odd + place) * odd, with the reshape last, since a product of places alone is a constant in the compiled
+    # program that is as large as what is dropped; places as they are XLA counts in the loop.
+    odd, inverse = (tf.constant(n, tf.uint32) for n in (0x9E3779B9, 0x144CBC89))
+    places = tf.bitcast(tf.range(tf.reduce_prod(shape)), tf.uint32)
+    x = tf.reshape((places + low * inverse) * odd, shape)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
         x = x * tf.constant(factor, tf.uint32) + high
