@@ -18,7 +18,7 @@ import os
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util  # what tells that a compiler is at work has no public name
 
-# Unrolled loops take longer to compile, by a tenth to a third, and are no faster: a step of BERT-tiny takes 3 to 6 %
+# Unrolled loops take longer to compile, by a tenth to a fifth, and are no faster: a step of BERT-tiny takes 3 to 6 %
 # less time without. XLA reads this when it compiles for the first time; what the user's own XLA_FLAGS say comes later
 # and counts.
 _ROLLED = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
