@@ -6,14 +6,15 @@ one operation of a product, its bias and what follows (GELU, or the residual), o
 and of a layer norm.
 
 With bfloat16, matrices have two bytes a number, and the CPU multiplies them itself where it can: kernels of dense
-layers are stored in bfloat16, so that no request pays for making them. The embedding tables, of which a request reads
-a few rows, layer norms, softmax, sums and the scores of heads stay in float32.
+layers and of the vocabulary's scores are stored in bfloat16, so that no request pays for making them. The embedding
+tables, of which a request reads a few rows, layer norms, softmax and sums stay in float32.
 """
 
 import keras
 import numpy as np
 
 from tfbert import heads
+from tfbert.convert import names
 from tfbert.layers import attention, dtype_policy, exported
 
 DTYPES = ("float32", "bfloat16")
@@ -45,11 +46,10 @@ def build(make, model, dtype="float32"):
     with dtype_policy.building_in(_policy(dtype)), exported.building():
         made = make()
     weights = {v.path: v for v in model.variables}
-    tied = weights.get("bert/embeddings/word_embeddings")
     for v in made.variables:
         scope, _, name = v.path.rpartition("/")
         if scope == f"{HEAD}/{heads.DECODER}":
-            table = weights.get(f"{HEAD}/output_weights", tied)  # [V, E]
+            table = weights.get(f"{HEAD}/output_weights", weights.get(names.WORDS))  # [V, E]; the second if it is tied
             v.assign(weights[f"{HEAD}/output_bias"].value if name == "bias" else np.transpose(table.numpy()))
         elif scope.endswith(f"/{attention.JOINED}"):
             parts = [f"{scope.removesuffix(attention.JOINED)}{part}/{name}" for part in ("query", "key", "value")]

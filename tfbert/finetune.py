@@ -235,11 +235,12 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew):
     """The `training.Job` of fine-tuning."""
     # Parts of a step are stacked, and a TPU compiles each shape for minutes: one length for all then.
     one_length = flags.gradient_accumulation_steps > 1 or flags.strategy == "tpu"
-    lengths = (flags.max_seq_length * the_task.max_chunks,)
+    lengths = asked = (flags.max_seq_length * the_task.max_chunks,)
     if not one_length:
         operations = ladder.operations_a_token(run.encoder)
         how = flags.train_batch_size, flags.bucket_by_length, flags.num_train_steps, operations
         lengths = ladder.choose(rows.lengths, *how, flags.max_seq_length, the_task.max_chunks)
+        asked = inference.every_length(flags.max_seq_length, the_task.max_chunks)
 
     def train_dataset(part, first_part, *pipeline):
         return batches.train_dataset(
@@ -247,7 +248,6 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew):
         )
 
     def evaluation(strategy, model):
-        asked = lengths if one_length else inference.every_length(flags.max_seq_length, the_task.max_chunks)
         return inference.Inference(strategy, model, the_task, dev_rows, dev_examples, flags.eval_batch_size, asked)
 
     return training.Job(
