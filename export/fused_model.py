@@ -15,7 +15,7 @@ import numpy as np
 
 from tfbert import heads
 from tfbert.convert import names
-from tfbert.layers import attention, dtype_policy, exported
+from tfbert.layers import attention, dtype_policy, exported, initializers
 
 DTYPES = ("float32", "bfloat16")
 # Dense layers by their names; with bfloat16 all others compute in it on float32 variables.
@@ -43,7 +43,7 @@ def build(make, model, dtype="float32"):
     Returns:
         A Keras model of the same inputs and outputs, with the weights of `model`; with bfloat16, rounded.
     """
-    with dtype_policy.building_in(_policy(dtype)), exported.building():
+    with dtype_policy.building_in(_policy(dtype)), exported.building(), initializers.left_out():
         made = make()
     weights = {v.path: v for v in model.variables}
     for v in made.variables:

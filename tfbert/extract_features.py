@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from tfbert import checks, config, encoder
 from tfbert.convert import assign, formats, names
-from tfbert.layers import dtype_policy
+from tfbert.layers import dtype_policy, initializers
 from tfbert.text import packing, tokenizer
 from tfbert.text import vocab as vocab_lib
 from tfbert.watching import progress, projector
@@ -154,7 +154,7 @@ def load(cfg):
     indices = _layer_indices(cfg, source.encoder.num_hidden_layers)
     wanted = names.shapes(source.encoder, source.head, len(source.labels))
     tensors, account = assign.match(source, wanted, cfg.allow_missing)
-    with dtype_policy.building_in("float32"):
+    with dtype_policy.building_in("float32"), initializers.left_out():
         built = encoder.build_encoder(source.encoder)
     outputs = encoder.layer_outputs(built)
     model = keras.Model(built.input, [outputs[i] for i in indices])

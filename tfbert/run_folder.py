@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfbert import checks, config, heads
-from tfbert.layers import dtype_policy
+from tfbert.layers import dtype_policy, initializers
 from tfbert.loop import checkpoints, retention
 from tfbert.text import vocab as vocab_lib
 
@@ -278,7 +278,7 @@ def load_pretrainer(run_dir, checkpoint=None, packed=False):
     """
     run = read(run_dir)
     prefix = checkpoint_prefix(run_dir, checkpoint)
-    with dtype_policy.building_in("float32"):
+    with dtype_policy.building_in("float32"), initializers.left_out():
         model = heads.build_pretrainer(run.encoder, packed)
     checkpoints.restore_model(prefix, model)
     return model, run, int(prefix.rpartition("-")[2])
