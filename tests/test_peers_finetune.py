@@ -129,19 +129,20 @@ def test_table_compares_seeds_that_both_have():
 
 
 def values(**more):
-    given = {"data": "d", "init_checkpoint": "w", "output": "o", "peer": "python", "share": 1.0, **more}
-    return argparse.Namespace(**given)
+    given = {"data": "d", "init_checkpoint": "w", "output": "o", "peer": "python", "share": 1.0, "batches": "random"}
+    return argparse.Namespace(**{**given, **more})
 
 
 @pytest.mark.parametrize("name", finetune_both.TASKS)
-def test_both_programs_have_the_flags(name, monkeypatch):
-    words = finetune_both.command(finetune_both.OURS, name, 3, "out", values())
+@pytest.mark.parametrize("order", finetune_both.BATCHES)
+def test_both_programs_have_the_flags(name, order, monkeypatch):
+    words = finetune_both.command(finetune_both.OURS, name, 3, "out", values(batches=order))
     given = {word.removeprefix("--").partition("=")[0] for word in words[3:]}
     assert given <= set(finetune.FinetuneConfig.__dataclass_fields__)
-    words = finetune_both.command(finetune_both.THEIRS, name, 3, "out", values())
+    words = finetune_both.command(finetune_both.THEIRS, name, 3, "out", values(batches=order))
     monkeypatch.setattr(sys, "argv", words[1:])
     theirs = finetune_transformers._arguments()
-    assert (theirs.random_seed, theirs.bucket_by_length) == (3, True)
+    assert (theirs.random_seed, theirs.bucket_by_length) == (3, order == "alike")
 
 
 def test_a_run_is_done_once_and_leaves_its_result(tmp_path, monkeypatch):

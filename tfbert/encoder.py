@@ -3,7 +3,7 @@
 import keras
 
 from tfbert.config import EncoderConfig
-from tfbert.layers import attention_masks, chunks, embeddings, initializers, layer_mix, pooler, transformer
+from tfbert.layers import attention_masks, chunks, embeddings, initializers, layer_mix, packs, pooler, transformer
 
 PACKED_INPUTS = ("position_ids", "next_sentence_positions")
 
@@ -14,6 +14,7 @@ def build_encoder(
     rematerialize: bool = False,
     layer_dropout: float | None = None,
     chunk_length: int | None = None,
+    unpacks: bool = False,
 ) -> keras.Model:
     """Builds the encoder.
 
@@ -30,20 +31,22 @@ def build_encoder(
             of the mix at this rate in training: see `layers.layer_mix`. None: it is what the last layer gives.
         chunk_length: Takes rows of chunks [B, n chunk_length], and gives the outputs of all chunks, [B n, ...]: see
             `layers.chunks`. The input mask of chunks is what the layer "chunks_of_input_mask" gives then.
+        unpacks: Whether rows are packed for the encoder alone: the outputs are those of rows, [B, ...], and the inputs
+            those of packs, [N, P], with `packs.INPUTS` beside them: see `layers.packs`.
 
     Returns:
         A model from {"input_ids", "input_mask", "segment_ids"}, int32 [B, L] each with any L up to
         `max_position_embeddings`, to {"sequence_output": [B, L, D], "pooled_output": [B, D]}. Its layer
         "embeddings" gives the table that the masked language model is tied to as its second output.
     """
-    names = ("input_ids", "input_mask", "segment_ids", *(PACKED_INPUTS if packed else ()))
+    names = ("input_ids", "input_mask", "segment_ids", *(PACKED_INPUTS if packed else packs.INPUTS if unpacks else ()))
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
     position_ids, pooled_positions = (inputs.get(name) for name in PACKED_INPUTS)
     features = inputs
     if chunk_length:
         features = {n: chunks.ToChunks(chunk_length, name=f"chunks_of_{n}")(x) for n, x in inputs.items()}
     width = config.embedding_size or config.hidden_size
-    pattern = attention_masks.packed if packed else attention_masks.padding
+    pattern = attention_masks.packed if packed or unpacks else attention_masks.padding
     with keras.name_scope("bert"):
         hidden, _ = embeddings.Embeddings(
             config.vocab_size,
@@ -81,6 +84,8 @@ def build_encoder(
                 states.append(hidden)
     if layer_dropout is not None:
         hidden = layer_mix.LayerMix(layer_dropout, name="mix")(states)
+    if unpacks:
+        hidden = packs.Rows(name="rows")(hidden, inputs[packs.ROW_PLACES])
     with keras.name_scope("bert"):
         pooled = pooler.Pooler(config.hidden_size, config.initializer_range, name="pooler")(hidden, pooled_positions)
     return keras.Model(inputs, {"sequence_output": hidden, "pooled_output": pooled}, name="bert")

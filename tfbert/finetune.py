@@ -93,6 +93,9 @@ class FinetuneConfig(training_config.TrainingConfig, sentences.Flags, answers.Fl
     bucket_by_length: bool = config.field(
         False, "Put texts of about the same length into a batch, so that little is filled up."
     )
+    pack_sequences: bool = config.field(
+        False, "Lay the texts of a batch side by side, so that next to nothing is filled up."
+    )
     max_train_examples: int | None = config.field(None, "Train on so many examples, chosen by the seed.", lower_bound=1)
 
     num_trials: int = config.field(1, "Runs with seeds of their own, each in a folder of output_dir.", lower_bound=1)
@@ -118,6 +121,13 @@ class FinetuneConfig(training_config.TrainingConfig, sentences.Flags, answers.Fl
             not (self.bucket_by_length and self.gradient_accumulation_steps > 1),
             "with bucket_by_length a step is one part, since parts of a step must be equally long",
             f"gradient_accumulation_steps={self.gradient_accumulation_steps}",
+        )
+        parts = self.gradient_accumulation_steps
+        checks.require(
+            not (self.pack_sequences and (self.bucket_by_length or parts > 1 or self.strategy == "tpu")),
+            "pack_sequences needs no bucket_by_length, makes a step one part, and batches of several shapes, which are "
+            "not for a TPU",
+            f"bucket_by_length={self.bucket_by_length}, gradient_accumulation_steps={parts}, strategy={self.strategy}",
         )
         checks.require(
             not (self.train_hours and self.num_train_steps),
@@ -231,27 +241,34 @@ def _say_about(name, rows):
     print(f"{text}, {cut:,} cut to {rows.lengths.max()}" if cut else text, file=sys.stderr, flush=True)
 
 
-def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew):
+def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew, num_replicas):
     """The `training.Job` of fine-tuning."""
+    packed = flags.pack_sequences
     # Parts of a step are stacked, and a TPU compiles each shape for minutes: one length for all then.
     one_length = flags.gradient_accumulation_steps > 1 or flags.strategy == "tpu"
-    lengths = asked = (flags.max_seq_length * the_task.max_chunks,)
-    if not one_length:
+    shapes = asked = (flags.max_seq_length * the_task.max_chunks,)
+    if packed:
+        shapes = ladder.choose_packs(
+            rows.lengths, flags.train_batch_size // num_replicas, flags.num_train_steps, run.encoder
+        )
+    elif not one_length:
         operations = ladder.operations_a_token(run.encoder)
         how = flags.train_batch_size, flags.bucket_by_length, flags.num_train_steps, operations
-        lengths = ladder.choose(rows.lengths, *how, flags.max_seq_length, the_task.max_chunks)
+        shapes = ladder.choose(rows.lengths, *how, flags.max_seq_length, the_task.max_chunks)
+    if not one_length:
         asked = inference.every_length(flags.max_seq_length, the_task.max_chunks)
 
     def train_dataset(part, first_part, *pipeline):
         return batches.train_dataset(
-            rows, lengths, flags.bucket_by_length, part, first_part, flags.random_seed, *pipeline
+            rows, shapes, flags.bucket_by_length, part, first_part, flags.random_seed, *pipeline
         )
 
     def evaluation(strategy, model):
-        return inference.Inference(strategy, model, the_task, dev_rows, dev_examples, flags.eval_batch_size, asked)
+        size = flags.eval_batch_size
+        return inference.Inference(strategy, model, the_task, dev_rows, dev_examples, size, asked, packed)
 
     return training.Job(
-        lambda: the_task.build_model(run.encoder, flags.rematerialize),
+        lambda: the_task.build_model(run.encoder, flags.rematerialize, packed),
         the_task.objective,
         train_dataset,
         evaluation if dev_rows else None,
@@ -259,7 +276,7 @@ def _job(flags, run, the_task, rows, dev_rows, dev_examples, begins_anew):
         about=f"{len(rows):,} rows, {len(dev_rows) if dev_rows else 0:,} held out",
         hparams=run.config["finetune"],
         # Batches of many lengths: tokens a second cannot be told from rows a second.
-        max_seq_length=lengths[0] if one_length else None,
+        max_seq_length=shapes[0] if one_length else None,
         best_by=the_task.best_metric if dev_rows else None,
         begins_anew=begins_anew,
     )
@@ -356,6 +373,8 @@ def _run_one(flags, strategy):
         training.check_batches(flags, strategy)
         encoder, vocab, source = _start(flags)
         the_task, examples = _read(flags)
+        may_pack = the_task.max_chunks == 1 or not flags.pack_sequences
+        checks.require(may_pack, "chunks of texts are not packed", "--pack_sequences", do="Leave it out")
         tokens = tokenizer.Tokenizer(vocab)
         rows = the_task.featurize(examples.train, tokens, flags.max_seq_length, True)
         _say_about("to train on", rows)
@@ -384,7 +403,7 @@ def _run_one(flags, strategy):
         run_dir="",
         allow_missing=(*flags.allow_missing, *fresh_heads.may_lack(the_task)),
     )
-    job = _job(flags, folder, the_task, rows, dev_rows, examples.dev, begins_anew)
+    job = _job(flags, folder, the_task, rows, dev_rows, examples.dev, begins_anew, strategy.num_replicas_in_sync)
     status = training.run(begin_with, folder, strategy, job)
     with distribution.together(strategy):
         if distribution.is_chief(strategy) and training.is_finished(flags, folder.dir, job):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfbert import checks
 from tfbert.config import EncoderConfig
 from tfbert.encoder import build_encoder
-from tfbert.layers import activations, chunks, dense, dropout, exported, initializers, transformer
+from tfbert.layers import activations, chunks, dense, dropout, exported, initializers, packs, transformer
 
 DECODER = "decoder"  # the layer of the output matrix of a masked language model that is exported
 
@@ -224,6 +224,7 @@ def build_classifier(
     layer_dropout: float | None = None,
     chunk_length: int | None = None,
     chunk_pooling: str = "mean",
+    unpacks: bool = False,
 ) -> keras.Model:
     """Builds the encoder with a classifier of texts or pairs of texts: Devlin et al. 2019, section 4.1.
 
@@ -237,6 +238,7 @@ def build_classifier(
         chunk_length: Rows are chunks of this length, [B, n chunk_length]: see `layers.chunks`.
         chunk_pooling: With chunk_length, one of `chunks.POOLINGS`: how the chunks of a row become one; their own
             vectors are what `pooling` says.
+        unpacks: Whether rows are packed for the encoder: see `encoder.build_encoder`. Not with chunk_length.
 
     Returns:
         A model from the encoder's inputs to {"logits": float32 [B, C]} and the encoder's outputs. The head's
@@ -254,8 +256,15 @@ def build_classifier(
         f"chunk_pooling must be one of {', '.join(known)}",
         f"chunk_pooling={chunk_pooling!r}",
     )
-    encoder = build_encoder(config, rematerialize=rematerialize, layer_dropout=layer_dropout, chunk_length=chunk_length)
-    outputs, input_mask = dict(encoder.output), encoder.input["input_mask"]
+    checks.require(not (unpacks and chunk_length), "chunks of texts are not packed", f"chunk_length={chunk_length}")
+    encoder = build_encoder(
+        config,
+        rematerialize=rematerialize,
+        layer_dropout=layer_dropout,
+        chunk_length=chunk_length,
+        unpacks=unpacks,
+    )
+    outputs, input_mask = dict(encoder.output), encoder.input[packs.ROW_PLACES if unpacks else "input_mask"]
     pooled = outputs["pooled_output"]
     if pooling != "pooled":
         encoder.get_layer("pooler").trainable = False
@@ -271,7 +280,11 @@ def build_classifier(
 
 
 def build_tagger(
-    config: EncoderConfig, num_labels: int, rematerialize: bool = False, layer_dropout: float | None = None
+    config: EncoderConfig,
+    num_labels: int,
+    rematerialize: bool = False,
+    layer_dropout: float | None = None,
+    unpacks: bool = False,
 ) -> keras.Model:
     """Builds the encoder with a classifier of each wordpiece: Devlin et al. 2019, section 5.3.
 
@@ -280,6 +293,7 @@ def build_tagger(
         num_labels: C.
         rematerialize: See `encoder.build_encoder`.
         layer_dropout: Likewise.
+        unpacks: Likewise.
 
     Returns:
         A model from the encoder's inputs to {"logits": float32 [B, L, C], "sequence_output": [B, L, D]}. The head's
@@ -290,7 +304,7 @@ def build_tagger(
         InputError: there is no label.
     """
     checks.require(num_labels >= 1, "num_labels must be at least 1", f"num_labels={num_labels}")
-    encoder = build_encoder(config, rematerialize=rematerialize, layer_dropout=layer_dropout)
+    encoder = build_encoder(config, rematerialize=rematerialize, layer_dropout=layer_dropout, unpacks=unpacks)
     states = encoder.output["sequence_output"]
     dropped = dropout.Dropout(config.hidden_dropout_prob, name="tokens_dropout")(states)
     logits = Classes(num_labels, config.initializer_range, name="tokens")(dropped)
@@ -298,7 +312,7 @@ def build_tagger(
 
 
 def build_span_finder(
-    config: EncoderConfig, rematerialize: bool = False, layer_dropout: float | None = None
+    config: EncoderConfig, rematerialize: bool = False, layer_dropout: float | None = None, unpacks: bool = False
 ) -> keras.Model:
     """Builds the encoder with two scores of each wordpiece, to begin and to end an answer: ibid., section 4.2.
 
@@ -306,13 +320,14 @@ def build_span_finder(
         config: The encoder's sizes and rates.
         rematerialize: See `encoder.build_encoder`.
         layer_dropout: Likewise.
+        unpacks: Likewise.
 
     Returns:
         A model from the encoder's inputs to {"logits": float32 [B, L, 2], "sequence_output": [B, L, D]}; the
         first score is that of a beginning. The head's variables are `cls/squad/output_weights` [2, D] and
         `cls/squad/output_bias` [2]; there is no pooler, which would learn nothing.
     """
-    encoder = build_encoder(config, rematerialize=rematerialize, layer_dropout=layer_dropout)
+    encoder = build_encoder(config, rematerialize=rematerialize, layer_dropout=layer_dropout, unpacks=unpacks)
     states = encoder.output["sequence_output"]
     with keras.name_scope("cls"):
         logits = Classes(2, config.initializer_range, name="squad")(states)

@@ -5,6 +5,10 @@
 
 --data is what tests/peers/finetune_data.py made. Each run is a process of its own, whose end leaves result.json in
 OUTPUT/TASK/SIDE-SEED; what is there already is not run again. One scorer, tfbert's, reads the predictions of both.
+
+Batches are by default of rows in a random order, as BERT's; transformers fills each up to its longest row, as its
+examples do, and tfbert packs it. With --batches=alike both put rows of about one length together.
+
 With --together the two run at the same time, each on one core of its own (they swap them from seed to seed): so that
 both have the same neighbours on a machine that others work on too.
 """
@@ -87,6 +91,11 @@ SHARED = {  # flags that all have
 # which are not cut at two deviations; and no checkpoint to go back to, as they have none.
 OF_OURS = ("--optimizer=adamw_corrected", "--lr_schedule=triangle", "--initializer_range=0.02274", "--on_spike=stop")
 
+BATCHES = {
+    "random": {OURS: ("--pack_sequences",), THEIRS: ()},
+    "alike": {OURS: ("--bucket_by_length",), THEIRS: ("--bucket_by_length",)},
+}
+
 
 class Result(typing.NamedTuple):
     """What one run gave: seconds of the process, of training, of the CPU; and {metric: percent}."""
@@ -153,7 +162,7 @@ def command(side, name, seed, folder, values):
     program = [values.peer, "tests/peers/finetune_transformers.py"]
     if side == OURS:
         program = [sys.executable, "-m", "tfbert.finetune", *OF_OURS]
-    return [*program, "--bucket_by_length", *(f"--{key}={value}" for key, value in given.items())]
+    return [*program, *BATCHES[values.batches][side], *(f"--{key}={value}" for key, value in given.items())]
 
 
 def _timed(words, log, environment, cores):
@@ -298,6 +307,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("peer", None, "A Python with transformers and PyTorch.", required=True)
     flags.DEFINE_list("tasks", list(TASKS), "Tasks to run.")
     flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds.")
+    flags.DEFINE_enum("batches", "random", list(BATCHES), "Which rows are in a batch.")
     flags.DEFINE_bool("together", False, "Both at the same time, each on one core, in place of by turns.")
     flags.DEFINE_float("share", 1.0, "Share of the training, for pilots.")
     app.run(main)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbert import checks, config, heads
+from tfbert.layers import packs
 from tfbert.loop import trainer
 from tfbert.tasks import answer_views, in_graph, pieces, spans, squad_files, squad_metrics, task, windows
 
@@ -79,7 +80,9 @@ def make(settings):
             path, settings.version_2_with_negative, settings.skip_bad_rows, settings.tfds_data_dir
         ),
         featurize=lambda *arguments: featurize(settings, *arguments),
-        build_model=lambda encoder, rematerialize: heads.build_span_finder(encoder, rematerialize, layer_dropout),
+        build_model=lambda encoder, rematerialize, unpacks=False: heads.build_span_finder(
+            encoder, rematerialize, layer_dropout, unpacks
+        ),
         objective=OBJECTIVE,
         outputs=("logits",),
         per_token=True,
@@ -232,7 +235,7 @@ def featurize(settings, questions, tokenizer, max_seq_length, training=False):
 
 def _logits(outputs, features):
     """float32 [B, L, 2]; what fills a row up has no part in the softmax, however long the batch is."""
-    mask = features["input_mask"][:, :, tf.newaxis] > 0
+    mask = packs.mask_of_rows(features)[:, :, tf.newaxis] > 0
     return tf.where(mask, tf.cast(outputs["logits"], tf.float32), tf.float32.min)
 
 

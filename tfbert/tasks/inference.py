@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbert import checks, run_folder
-from tfbert.layers import dtype_policy
+from tfbert.layers import dtype_policy, initializers
 from tfbert.loop import checkpoints, distribution
 from tfbert.tasks import batches, kinds, task
 from tfbert.text import tokenizer
@@ -32,16 +32,17 @@ class Inference:
         examples: The task's examples.
         batch_size: Rows a batch, over all replicas.
         lengths: What batches are filled up to, ascending.
+        as_packs: Whether the model unpacks rows.
     """
 
-    def __init__(self, strategy, model, the_task, rows, examples, batch_size, lengths):
+    def __init__(self, strategy, model, the_task, rows, examples, batch_size, lengths, as_packs=False):
         self._strategy, self._model, self._task = strategy, model, the_task
         self._rows, self._examples, self._batch_size = rows, examples, batch_size
         self._labelled = task.has_labels(examples)
         self._shared = distribution.members(strategy) is not None
         self._predictions = None  # of the last evaluation
         self._dataset = distribution.distribute(
-            strategy, lambda *pipeline: batches.eval_dataset(rows, lengths, batch_size, *pipeline)
+            strategy, lambda *pipeline: batches.eval_dataset(rows, lengths, batch_size, *pipeline, as_packs=as_packs)
         )
 
     def some(self, count):
@@ -182,7 +183,7 @@ def load(run_dir, checkpoint=None, policy="float32"):
         others = "" if newest == best.step else f"; the newest is ckpt-{newest}"
         text = f"{run_dir}: ckpt-{best.step}, the best by {best.metric} ({best.value:.6g}){others}"
         print(text, file=sys.stderr, flush=True)
-    with dtype_policy.building_in(policy):
+    with dtype_policy.building_in(policy), initializers.left_out():
         model = the_task.build_model(run.encoder, False)
     checkpoints.restore_model(prefix, model)
     length = run.config.get("records", {}).get("max_seq_length", run.encoder.max_position_embeddings)

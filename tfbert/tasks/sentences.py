@@ -172,7 +172,7 @@ def make(settings):
         about=config.to_dict(settings),
         read=lambda path: read(settings, path),
         featurize=lambda *arguments: featurize(settings, *arguments),
-        build_model=lambda encoder, rematerialize: heads.build_classifier(
+        build_model=lambda encoder, rematerialize, unpacks=False: heads.build_classifier(
             encoder,
             target.width,
             rematerialize,
@@ -180,6 +180,7 @@ def make(settings):
             layer_dropout,
             settings.chunk_length,
             settings.long_text,
+            unpacks,
         ),
         objective=target.objective,
         outputs=("logits",),

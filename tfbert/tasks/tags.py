@@ -105,8 +105,8 @@ def make(settings):
         about=config.to_dict(settings),
         read=settings.read,
         featurize=lambda *arguments: featurize(settings, *arguments),
-        build_model=lambda encoder, rematerialize: heads.build_tagger(
-            encoder, len(settings.labels), rematerialize, layer_dropout
+        build_model=lambda encoder, rematerialize, unpacks=False: heads.build_tagger(
+            encoder, len(settings.labels), rematerialize, layer_dropout, unpacks
         ),
         objective=OBJECTIVE,
         outputs=("logits",),

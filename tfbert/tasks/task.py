@@ -92,8 +92,9 @@ class Task:
         featurize: (examples, tokenizer, max_seq_length, training) -> `Rows`; `tokenizer` is a
             `tfbert.text.tokenizer.Tokenizer`. In training every example must have its label; else rows have labels
             (for the loss) if all examples have.
-        build_model: (EncoderConfig, rematerialize) -> a functional keras.Model from {"input_ids", "input_mask",
-            "segment_ids"} to a dictionary with `outputs` in it.
+        build_model: (EncoderConfig, rematerialize, unpacks=False) -> a functional keras.Model from {"input_ids",
+            "input_mask", "segment_ids"}, and `layers.packs.INPUTS` if it unpacks rows, to a dictionary with `outputs`
+            in it.
         objective: The `trainer.Objective`; its functions heed a feature "example_weights" float32 [B], which is 0 for
             rows that only fill a batch.
         outputs: Names of the model's outputs that `decode` takes, float [B, ...]; where `per_token`, [B, L, ...].
