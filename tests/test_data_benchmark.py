@@ -1,6 +1,9 @@
 """Tests of data_prep.benchmark: what it measures is what the program does; its arithmetic; bad flags."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import io
 import json
 
 import pytest
@@ -102,8 +105,39 @@ def test_start_up_is_not_counted():
     assert (line["repeats"], line["num_workers"], line["wall_s"], line["spread"]) == (3, 2, 9.0, 0.333)
 
 
+@pytest.fixture
+def few_processes(monkeypatch, tmp_path):
+    """One process measures parts for two, and the program is started once: starts would take most of the time.
+
+    Whenever else it would be started it runs here, and is said to have taken what the first one took, or half of that.
+    """
+    make_pool, start, pools, took = concurrent.futures.ProcessPoolExecutor, benchmark._command, [], []
+
+    def pool(*args):
+        if not pools:
+            pools.append(make_pool(*args))
+        return pools[0]
+
+    def command(cfg):
+        if not took:
+            took.append(start(cfg))
+            return took[0]
+        with contextlib.redirect_stdout(io.StringIO()):
+            about = create_pretraining_data.run(dataclasses.replace(cfg, output_dir=str(tmp_path / str(len(took)))))
+        made = sum(counts["instances"] for counts in about["counts"].values())
+        share = 1.0 if cfg.dupe_factor > 1 else 0.5  # of the text, and of next to none
+        seconds = {name: share * took[0][name] for name in ("wall_s", "cpu_s")}
+        took.append({**took[0], **seconds, "text_mb": about["corpus"]["bytes"] / 1e6, "instances": made})
+        return took[-1]
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(benchmark, "_command", command)
+    monkeypatch.setattr(shards, "Tokenizer", tokenizer)
+    return took
+
+
 @pytest.mark.slow
-def test_lines_of_every_part(flags, capsys, monkeypatch):
+def test_lines_of_every_part(flags, capsys, monkeypatch, few_processes):
     monkeypatch.setattr(benchmark, "SECONDS", 0.01)
     lines = benchmark.run(benchmark.Config(**flags, num_workers=("1", "2"), repeats=1, dupe_factor=2))
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == lines
@@ -118,10 +152,16 @@ def test_lines_of_every_part(flags, capsys, monkeypatch):
         else:
             assert line["mb_s"] > 0
             assert (line["instances_s"] > 0) == (line["part"] in ("instances", "serialisation"))
+    # The program as a process makes what it makes here, of the text and of next to none.
+    first, tiny, second, tiny_too = few_processes
+    assert (first["text_mb"], first["instances"]) == (second["text_mb"], second["instances"])
+    assert 0 < tiny["text_mb"] == tiny_too["text_mb"] < first["text_mb"]
 
 
-@pytest.mark.slow
-def test_a_run_that_fails_says_what_the_program_said(flags, tmp_path):
-    (tmp_path / "text.txt").write_bytes(b"A line.\nAnother \xff line.\n")
-    with pytest.raises(checks.InputError, match=r"(?s)must end well.*UTF-8"):
+def test_a_run_that_fails_says_what_the_program_said(flags, tmp_path, monkeypatch):
+    program = tmp_path / "python"  # in place of Python and all that it would import
+    program.write_text("#!/bin/sh\necho 'made nothing'\necho 'error: text must be UTF-8' >&2\nexit 2\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(benchmark.sys, "executable", str(program))
+    with pytest.raises(checks.InputError, match=r"(?s)must end well.*made nothing.*UTF-8.*create_pretraining_data"):
         benchmark._command(benchmark.Config(**flags).preparation(num_workers=1))
