@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from data_prep import create_pretraining_data as program
 from data_prep import record_files, shards, workers
+from tests import worker_tasks
 from tests.tiny_corpus import PIECES, VOCAB, L, P, documents_of, original, read, snapshot, text, within
 from tfbert import checks, features
 from tfbert.text import masking
@@ -226,47 +228,39 @@ class TestGoingOn:
             make()
 
 
-def fail(_, argument):
-    if argument == 3:
-        raise checks.error("three must not come", "3")
-    if argument == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return argument * 2
-
-
-def nothing():
-    """A set-up function."""
-
-
 class TestWorkers:
     def test_one_process_needs_no_other(self):
-        with workers.Workers(1, nothing, ()) as pool:
-            assert list(pool.map(fail, [1, 2, 4])) == [(0, 2), (1, 4), (2, 8)]
+        with workers.Workers(1, worker_tasks.nothing, ()) as pool:
+            assert list(pool.map(worker_tasks.fail, [1, 2, 4])) == [(0, 2), (1, 4), (2, 8)]
             with pytest.raises(checks.InputError, match="three must not come"):
-                list(pool.map(fail, [1, 3]))
+                list(pool.map(worker_tasks.fail, [1, 3]))
 
     @pytest.mark.slow
-    def test_an_error_of_a_worker_is_the_programs_and_a_killed_worker_is_told(self):
-        """By the same processes, since to start them takes most of the time: they outlive an error."""
-        with workers.Workers(2, nothing, ()) as pool:
-            assert sorted(pool.map(fail, [1, 2, 4, 5])) == [(0, 2), (1, 4), (2, 8), (3, 10)]
+    def test_an_error_of_a_worker_is_the_programs_and_a_killed_worker_is_told(self, tmp_path, monkeypatch):
+        """By the same processes, which outlive an error. Their TensorFlow is none, since it takes seconds to import."""
+        no_threads = "import types\n\nconfig = types.SimpleNamespace(threading=types.SimpleNamespace())\n"
+        setters = (f"config.threading.set_{kind}_op_parallelism_threads = int\n" for kind in ("intra", "inter"))
+        (tmp_path / "tensorflow.py").write_text(no_threads + "".join(setters))
+        monkeypatch.syspath_prepend(tmp_path)
+        with workers.Workers(2, worker_tasks.nothing, ()) as pool:
+            assert sorted(pool.map(worker_tasks.fail, [1, 2, 4, 5])) == [(0, 2), (1, 4), (2, 8), (3, 10)]
             with pytest.raises(checks.InputError, match=r"^three must not come; got 3\.$"):
-                list(pool.map(fail, [1, 2, 3, 4]))
+                list(pool.map(worker_tasks.fail, [1, 2, 3, 4]))
             with pytest.raises(checks.InputError, match=r"worker processes must stay alive.*num_workers"):
-                list(pool.map(fail, [1, 2, "die", 4]))
+                list(pool.map(worker_tasks.fail, [1, 2, "die", 4]))
 
     @pytest.mark.slow
     def test_the_number_of_processes_changes_no_byte(self, make, tmp_path, monkeypatch):
         monkeypatch.setattr(program, "LARGE_SECONDS", 0.0)
         (tmp_path / "more.txt").write_text(text(9))
-        for name, n in (("one", 1), ("three", 3)):
+        for name, n in (("one", 1), ("two", 2)):
             make(
                 name,
                 num_workers=n,
                 input_file=(str(tmp_path / "text.txt"), str(tmp_path / "more.txt")),
                 pack_sequences=True,
             )
-        assert snapshot(tmp_path / "one") == snapshot(tmp_path / "three")
+        assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
 
 
 KILLED = """
@@ -285,33 +279,41 @@ if __name__ == "__main__":
 def test_killed_with_its_workers_at_any_moment_it_goes_on_to_the_same_bytes(make, tmp_path):
     """Killed while documents are counted and while shards are written. This process, alone, does the rest.
 
-    `TestGoingOn` stops behind each file; here real processes are killed in the midst of two.
+    `TestGoingOn` stops behind each file; here real processes are stopped in the midst of two. What lies there at the
+    first moment is what a kill would leave; it is copied, and the processes go on to the second, when they are killed.
     """
     (tmp_path / "text.txt").write_text(text(0) + "\n" + text(7))
     (tmp_path / "program.py").write_text(KILLED)
     root = os.path.dirname(os.path.dirname(os.path.abspath(program.__file__)))
-
-    def start(name):
-        command = [sys.executable, tmp_path / "program.py", f"input={tmp_path}/text.txt", f"vocab={tmp_path}/vocab"]
-        environment = {**os.environ, "PYTHONPATH": root}
-        return subprocess.Popen([*command, f"output={tmp_path / name}"], env=environment, start_new_session=True)
-
+    command = [sys.executable, tmp_path / "program.py", f"input={tmp_path}/text.txt", f"vocab={tmp_path}/vocab"]
+    command.append(f"output={tmp_path / 'killed'}")
     make("whole", dupe_factor=60)
+    running = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": root}, start_new_session=True)
     unfinished = tmp_path / "killed" / record_files.UNFINISHED
-    for pattern in ("counts-*", "shard-*.json"):
-        running = start("killed")
+
+    def wait_for(pattern):
         while not list(unfinished.glob(pattern)):
             assert running.poll() is None
             time.sleep(0.005)
-        running.kill()  # the program alone: its workers have to notice
-        running.wait()
-        deadline = time.monotonic() + 20
-        while _alive(running.pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not _alive(running.pid)
         assert not (tmp_path / "killed" / record_files.RECORDS_FILE).exists()
-    make("killed", dupe_factor=60)
-    assert snapshot(tmp_path / "killed") == snapshot(tmp_path / "whole")
+
+    wait_for("counts-*")
+    os.killpg(running.pid, signal.SIGSTOP)
+    os.waitpid(running.pid, os.WUNTRACED)  # until it has stopped
+    shutil.copytree(tmp_path / "killed", tmp_path / "early")
+    assert not list((tmp_path / "early").glob("*/shard-*.json"))
+    os.killpg(running.pid, signal.SIGCONT)
+    wait_for("shard-*.json")
+    running.kill()  # the program alone: its workers have to notice
+    running.wait()
+    deadline = time.monotonic() + 20
+    while _alive(running.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(running.pid)
+    assert not (tmp_path / "killed" / record_files.RECORDS_FILE).exists()
+    for name in ("early", "killed"):
+        make(name, dupe_factor=60)
+        assert snapshot(tmp_path / name) == snapshot(tmp_path / "whole")
     assert json.loads((tmp_path / "killed" / "records.json").read_text())["counts"]["train"]["instances"] > 5000
 
 
