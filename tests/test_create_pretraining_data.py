@@ -5,8 +5,6 @@ import dataclasses
 import itertools
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ import tensorflow as tf
 
 from data_prep import corpus, instances, record_files, shards, token_files
 from data_prep import create_pretraining_data as program
+from tests import commands
 from tests.tiny_corpus import NAMES, PIECES, VOCAB, L, P, documents_of, original, read, snapshot, text, within
 from tfbert import checks
 from tfbert.text.vocab import SPECIAL_TOKENS, Vocab
@@ -320,12 +319,19 @@ def test_google_flags_have_googles_defaults():
 
 
 @pytest.mark.slow
-def test_the_command_takes_flags(tmp_path):
+def test_the_command_takes_flags_and_no_misspelt_ones_for_beams(tmp_path):
     VOCAB.write(tmp_path / "vocab")
     (tmp_path / "text.txt").write_text(text(0))
-    command = [sys.executable, "-m", "data_prep.create_pretraining_data", "--source=text", f"--max_seq_length={L}"]
-    command += [f"--input_file={tmp_path}/text.txt", f"--vocab_file={tmp_path}/vocab", f"--output_dir={tmp_path}/out"]
-    command += ["--dupe_factor=1", "--do_lower_case=true", "--held_out_fraction=0.2"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    words = ["--source=text", f"--max_seq_length={L}", f"--input_file={tmp_path}/text.txt"]
+    words += [f"--vocab_file={tmp_path}/vocab", f"--output_dir={tmp_path}/out", "--dupe_factor=1"]
+    words += ["--do_lower_case=true", "--held_out_fraction=0.2"]
+    misspelt = {
+        "Unknown command line flag 'dupe_facter'": ["--dupe_facter=2"],
+        "no positional arguments are taken; got ['text.txt']": ["--source=pydocs", "text.txt"],
+        "got --flink_master=h:1": ["--source=pydocs", "--", "--flink_master=h:1"],
+    }
+    done, *refused = commands.run("data_prep.create_pretraining_data", words, *misspelt.values())
     assert done.returncode == 0, done.stderr
     assert "next is random" in done.stdout
+    for said, wrong in zip(misspelt, refused, strict=True):
+        assert wrong.returncode != 0 and said in wrong.stderr + wrong.stdout

@@ -1,6 +1,8 @@
-"""Tests of data_prep.runners: what is said where Apache Beam is not installed, or options have no runner."""
+"""Tests of data_prep.runners: what is said where Apache Beam is not installed, or options have no runner.
 
-import subprocess
+That misspelt flags are not taken for Beam's is tested where the command is: `test_create_pretraining_data`.
+"""
+
 import sys
 
 import pytest
@@ -27,19 +29,3 @@ def test_without_beam_the_file_to_install_is_named(monkeypatch):
 def test_an_unknown_runner_is_refused():
     with pytest.raises(checks.InputError, match="runner must be one of DirectRunner"):
         create_pretraining_data.Config(source="pydocs", runner="MyRunner")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--dupe_facter=2"], "Unknown command line flag 'dupe_facter'"),
-        (["--source=pydocs", "text.txt"], "no positional arguments are taken; got ['text.txt']"),
-        (["--source=pydocs", "--", "--flink_master=h:1"], "got --flink_master=h:1"),
-    ],
-)
-def test_misspelt_flags_are_not_taken_for_beams(words, said):
-    command = [sys.executable, "-m", "data_prep.create_pretraining_data", *words]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode != 0
-    assert said in ended.stderr + ended.stdout
