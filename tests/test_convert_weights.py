@@ -2,14 +2,12 @@
 
 import itertools
 import os
-import subprocess
-import sys
 import weakref
 
 import numpy as np
 import pytest
 
-from tests import convert_samples, tiny, tiny_run
+from tests import commands, convert_samples, tiny, tiny_run
 from tfbert import checks, convert_weights, heads, predict, run_folder
 from tfbert.convert import assign, formats, names, sources
 from tfbert.loop import checkpoints
@@ -272,14 +270,13 @@ def test_flags_must_be_given():
 
 @pytest.mark.slow
 def test_the_command(tmp_path, trained):
-    def command(*flags):
-        words = [sys.executable, "-m", "tfbert.convert_weights", *flags]
-        return subprocess.run(words, capture_output=True, text=True, check=False)
-
-    done = command(f"--input={trained[0]}", f"--output={tmp_path}/hf", "--to=huggingface", "--from=tfbert")
+    done, wrong = commands.run(
+        "tfbert.convert_weights",
+        [f"--input={trained[0]}", f"--output={tmp_path}/hf", "--to=huggingface", "--from=tfbert"],
+        [f"--input={tmp_path}/hf", f"--output={tmp_path}/x", "--from=google"],
+    )
     assert done.returncode == 0 and "wrote huggingface" in done.stdout and done.stderr == ""
-    done = command(f"--input={tmp_path}/hf", f"--output={tmp_path}/x", "--from=google")
-    assert done.returncode == 2 and done.stderr.startswith(
+    assert wrong.returncode == 2 and wrong.stderr.startswith(
         "error: weights must be of the format google; got huggingface"
     )
     assert not (tmp_path / "x").exists()
