@@ -99,7 +99,27 @@ def test_a_process_that_ends_says_why():
         timed.Process([sys.executable, "-c", "import sys; print('no model there', file=sys.stderr); sys.exit(3)"], 1)
 
 
-def test_every_case_has_a_line(tiny_versions, capsys):
+@pytest.fixture(scope="module")
+def kept():
+    """Processes of the same command are one for all tests here, which have to start it for seconds."""
+    make, started = timed.Process, {}
+
+    def process(*args):
+        key = repr(args)
+        if key not in started:
+            started[key] = make(*args)
+            started[key].end, started[key].close = started[key].close, lambda: None
+        return started[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timed, "Process", process)
+        yield started
+    for made in started.values():
+        made.end()
+    assert [made._process.returncode for made in started.values()] == [0]
+
+
+def test_every_case_has_a_line(tiny_versions, capsys, kept):
     lengths, sizes = ("7", "16"), ("2", "1")
     cfg = benchmark.Config((tiny_versions,), (), sizes, lengths, threads=("1",), rounds=2, seconds=0.0)
     machine, *lines = benchmark.run(cfg)
@@ -114,7 +134,7 @@ def test_every_case_has_a_line(tiny_versions, capsys):
 
 
 @pytest.mark.slow
-def test_texts_of_a_file_and_what_is_too_long(tiny_versions, tmp_path):
+def test_texts_of_a_file_and_what_is_too_long(tiny_versions, tmp_path, kept):
     (tmp_path / "texts").write_text("the fox\nthe lazy dog returns the list of words.\n")
     asked = {"saved_model": (tiny_versions,), "threads": ("1",), "rounds": 1, "seconds": 0.0}
     _, line = benchmark.run(settings(**asked, texts=str(tmp_path / "texts"), batch_sizes=("64",)))
