@@ -1,13 +1,11 @@
 """Fine-tuning as a whole program: from a pre-trained run folder to scores, predictions and answers."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 
 import numpy as np
 import pytest
@@ -30,13 +28,35 @@ def data(tmp_path_factory):
     return tiny_task.make(tmp_path_factory.mktemp("task"), num_hidden_layers=1)
 
 
+@contextlib.contextmanager
+def killed_before(step, folder):
+    """Within it, what a run would leave if it were killed before its checkpoint of a step is copied to a folder.
+
+    A process that is killed leaves what it has written. It saves aside while it goes on, so that is waited for.
+    """
+    save = checkpoints.Checkpoints.save
+
+    def copy_and_save(self, at):
+        if at == step:
+            self.wait()
+            shutil.copytree(self.run_dir, folder)
+        return save(self, at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "save", copy_and_save)
+        yield
+    assert 0 < checkpoints.saved_steps(str(folder))[-1] < step
+    assert not os.path.exists(os.path.join(folder, "eval_results.txt"))
+
+
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    """(flags, run folder) of an uninterrupted run."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
+    """(flags, run folder) of an uninterrupted run; beside the folder lies `killed`."""
+    folder = tmp_path_factory.mktemp("finished")
     more = {"num_train_epochs": 6.5, "bucket_by_length": True, "test_file": str(data / "dev.tsv")}
-    flags = tiny_task.flags(data, folder, **more)
-    assert finetune.run(flags) == 0
+    flags = tiny_task.flags(data, folder / "run", **more)
+    with killed_before(12, folder / "killed"):
+        assert finetune.run(flags) == 0
     return flags, flags.output_dir
 
 
@@ -217,17 +237,8 @@ class TestResume:
 
     def test_killed_then_ended_early_then_with_more_patience(self, finished, tmp_path, capsys):
         flags = dataclasses.replace(finished[0], output_dir=str(tmp_path / "run"), early_stopping_patience=1)
-        given = {k: v for k, v in dataclasses.asdict(flags).items() if v not in (None, "", ())}
-        words = [f"--{name}={value}" for name, value in given.items()]
-        with open(tmp_path / "log", "w") as log:
-            killed = subprocess.Popen([sys.executable, "-m", "tfbert.finetune", *words], stderr=log, stdout=log)
-        deadline = time.monotonic() + 480
-        while not any(checkpoints.saved_steps(flags.output_dir)):
-            assert killed.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.002)
-        killed.send_signal(signal.SIGKILL)
-        assert killed.wait() == -signal.SIGKILL
-
+        shutil.copytree(os.path.join(os.path.dirname(finished[1]), "killed"), flags.output_dir)
+        assert metrics_of(flags.output_dir)[-1]["step"] > checkpoints.saved_steps(flags.output_dir)[-1]
         assert finetune.run(flags) == 0
         best, ended = checkpoints.read_best(flags.output_dir), checkpoints.saved_steps(flags.output_dir)[-1]
         accuracies = {r["step"]: r["accuracy"] for r in metrics_of(finished[1]) if r["split"] == "held_out"}
@@ -340,7 +351,7 @@ class TestErrors:
 class TestExports:
     """Raw strings in, labels with probabilities out, as the run folder says."""
 
-    def test_saved_model(self, finished, pairs, tmp_path, capsys):
+    def test_saved_model(self, finished, pairs, tmp_path, monkeypatch):
         path = saved_model.run(saved_model.SavedModelConfig(finished[1], str(tmp_path / "labels")))
         text = tiny_task.examples(2, 1)[0][0]
         (answer,) = loaders.v1_session(path, [("serving_default", {"text": [text, "x " * 30]})])
@@ -352,6 +363,7 @@ class TestExports:
             compared = json.load(f)["loaders"]
         assert set(compared) == {"v1_session", "c_api"}
         assert compared["c_api"]["serving_default"]["top_1_agreement"] == 1.0
+        monkeypatch.setattr(saved_model, "LOADERS", {"v1_session": loaders.v1_session})
         path = saved_model.run(saved_model.SavedModelConfig(pairs, str(tmp_path / "scores")))
         (answer,) = loaders.v1_session(path, [("serving_default", {"text": [text], "text_pair": ["the fox"]})])
         (said,) = predict.run(predict.PredictConfig(pairs), [text], ["the fox"])
