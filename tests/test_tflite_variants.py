@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -241,7 +242,7 @@ class TestAccuracy:
         """Its answers are scored, and not the run folder's. The labels are in the archive of ids."""
         run = run_folder.read(f"{classify}/run")
         folder = str(tmp_path / "run")
-        config = tiny.config(**WIDE)
+        config = tiny.config(num_hidden_layers=1)
         run_folder.create(folder, config, run.vocab, {n: run.config[n] for n in ("finetune", "records", "task")})
         model = spread(kinds.of_run(run).build_model(config, False))
         (bias,) = [v for v in model.variables if v.shape == (3,)]
@@ -278,17 +279,17 @@ class TestAccuracy:
         right = logits["masked_lm_logits"].argmax(-1) == batch["masked_lm_ids"]
         assert ids["value"] == pytest.approx((right & at).sum() / at.sum())
 
-    def test_bad_input(self, tmp_path, unproven):
+    def test_bad_input(self, files, tmp_path):
         with pytest.raises(checks.InputError, match="--tflite must be given; got none"):
             accuracy.AccuracyConfig("a", "b")
         run = tiny_tasks.make(tmp_path / "tag", "tag")
-        path = str(tmp_path / "tag.tflite")
-        tflite.run(tflite.TFLiteConfig(run, path))
+        path = shutil.copy(files["none"], tmp_path)  # any that takes texts
+        about_path = shutil.copy(files["none"].replace(".tflite", ".parity.json"), tmp_path)
         (tmp_path / "test.txt").write_text("the O\nfox B-animal\n", encoding="utf-8")
         cfg = accuracy.AccuracyConfig(run, str(tmp_path / "test.txt"), (path,))
         with pytest.raises(checks.InputError, match="if it labels or scores texts; got one of the task tag"):
             accuracy.run(cfg)
-        os.remove(tmp_path / "tag.parity.json")
+        os.remove(about_path)
         with pytest.raises(checks.InputError, match=r"must have its parity\.json"):
             accuracy.run(cfg)
 

@@ -23,10 +23,10 @@ ABOUT = {
 
 
 def make(folder, name):
-    """Writes the run folder of a task of ABOUT, and returns its path."""
+    """Writes the run folder of a task of ABOUT, and returns its path. One layer will do: more are exported alike."""
     about = dict(ABOUT[name])
     vocab = tiny_squad.vocab() if name == "answer" else tiny_run.vocab()
-    config = tiny.config(vocab_size=len(vocab))
+    config = tiny.config(vocab_size=len(vocab), num_hidden_layers=1)
     more = {"finetune": {}, "records": {"max_seq_length": MAX_SEQ_LENGTH}, "task": about}
     run = run_folder.create(str(folder), config, vocab, more)
     model = tiny.randomize(kinds.of_run(run).build_model(config, False), scale=0.6)
