@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import ask, loaders, parity, saved_model, tflite
+from export import ask, loaders, parity, tflite
 from tests import tiny, tiny_run
 from tfbert import checks
 
@@ -142,17 +142,16 @@ def test_bad_input(run_dir, tmp_path):
 
 
 class TestAsk:
-    def test_prints_the_same_answers_from_both(self, files, run_dir, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(saved_model, "LOADERS", {"v1_session": loaders.v1_session})
-        path = saved_model.run(saved_model.SavedModelConfig(run_dir=run_dir, output_dir=str(tmp_path), top_k=K))
+    def test_prints_the_same_answers_from_both(self, files, tiny_versions, tiny_served, capsys):
+        """The run folders of the two hold the same weights."""
         capsys.readouterr()
         texts = ["the [MASK] dog", "caf\udce9"]
-        answers = ask.run(ask.AskConfig(saved_model=str(tmp_path), tflite=files[0]), texts)
+        answers = ask.run(ask.AskConfig(saved_model=tiny_versions, tflite=files[0]), texts)
         np.testing.assert_array_equal(answers["saved_model"]["tokens"], answers["tflite"]["tokens"])
         printed = capsys.readouterr().out
         word, p = answers["tflite"]["tokens"][0, 0, 0].decode(), answers["tflite"]["probabilities"][0, 0, 0]
         assert printed.count(f"[MASK] 1: {word} {100 * p:.1f} %") == 2
-        assert f"SavedModel {path}" in printed and f"TFLite {files[0]}" in printed
+        assert f"SavedModel {tiny_served}" in printed and f"TFLite {files[0]}" in printed
 
     def test_either_alone(self, files, capsys):
         assert list(ask.run(ask.AskConfig(tflite=files[0]), ["[MASK]"])) == ["tflite"]
