@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 
+import numpy as np
 import pytest
 
 from tests import tiny
@@ -74,8 +75,20 @@ def short(monkeypatch):
     monkeypatch.setattr(benchmark, "SECONDS", 0.05)
 
 
+@pytest.fixture
+def one_process(monkeypatch):
+    """The first batch size is trained on in a process, others in threads here: to start processes takes most time."""
+    process, thread, started = concurrent.futures.ProcessPoolExecutor, concurrent.futures.ThreadPoolExecutor, []
+
+    def pool(number, context):
+        started.append(thread(number) if started else process(number, context))
+        return started[-1]
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", pool)
+
+
 @pytest.mark.slow
-def test_lines_of_every_model_and_batch(short, capsys):
+def test_lines_of_every_model_and_batch(short, capsys, one_process):
     layers = {"model": ("tiny",), "num_hidden_layers": ("1",)}
     cfg = benchmark.Config(**layers, train_batch_size=("2", "4"), repeats=2, rematerialize=True, **SIZES)
     lines = benchmark.run(cfg)
@@ -88,13 +101,30 @@ def test_lines_of_every_model_and_batch(short, capsys):
         assert 0.7 * 16 < line["real_tokens_s"] / line["sequences_s"] <= 16
 
 
-@pytest.mark.slow
 def test_memory_along_the_way(short, monkeypatch):
-    """In a thread in place of a process: those are tested above, and to start one takes most of the time."""
+    """In a thread in place of a process, of a training that only counts: both are tested above, and take long."""
+    done = []
+
+    class Counting:
+        compile_s = 0.0
+
+        def __init__(self, cfg, model, layers, batch_size, patterns):
+            assert (model, layers, batch_size) == ("tiny", 1, 2)
+
+        def run(self, count):
+            done.append(count)
+            return 0.5 * count
+
     pool = concurrent.futures.ThreadPoolExecutor
     monkeypatch.setattr(benchmark.concurrent.futures, "ProcessPoolExecutor", lambda number, _: pool(number))
+    monkeypatch.setattr(benchmark, "Training", Counting)
     layers = {"model": ("tiny",), "num_hidden_layers": ("1",)}
     lines = benchmark.run(benchmark.Config(**layers, train_batch_size=("2",), steps=23, **SIZES))
+    assert {name: lines[1][name] for name in ("model", "num_hidden_layers", "train_batch_size")} == {
+        "model": "tiny",
+        "num_hidden_layers": 1,
+        "train_batch_size": 2,
+    }
     grown = lines[1]["steps_seconds_rss_mb"]
-    assert [row[0] for row in grown] == [2, 4, 6, 9, 11, 13, 16, 18, 20, 23]
-    assert all(seconds > 0 and rss > 100 for _, seconds, rss in grown)
+    assert [row[0] for row in grown] == [2, 4, 6, 9, 11, 13, 16, 18, 20, 23] == np.cumsum(done).tolist()
+    assert all(seconds == 0.5 and rss > 100 for _, seconds, rss in grown)
