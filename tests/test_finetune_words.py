@@ -79,6 +79,7 @@ def check_export(run_dir, tmp_path, request, agreement):
     version = saved_model.run(saved_model.SavedModelConfig(str(run_dir), str(tmp_path / "served")))
     with open(os.path.join(version, parity.FILE)) as f:
         about = json.load(f)
+    assert set(about["loaders"]) == set(saved_model.LOADERS)
     for differences in about["loaders"].values():
         assert differences["serving_default"][agreement] == 1
         assert all(d < 1e-4 for name, d in differences["serving_default"].items() if name.startswith("max_"))
@@ -143,7 +144,8 @@ def test_tags(data, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_answers(data, tmp_path, capsys):
+def test_answers(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(saved_model, "LOADERS", {"v1_session": loaders.v1_session})  # tags are asked for through both
     run_dir = tmp_path / "run"
     given = flags(data, run_dir, "answer", "json", num_train_epochs=14.0, max_query_length=4, doc_stride=5)
     assert finetune.run(given) == 0
