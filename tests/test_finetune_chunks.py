@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import os
 import random
+import shutil
 
 import numpy as np
 import pytest
 
 from export import loaders, saved_model, tflite
 from tests import tiny, tiny_task
-from tests.test_finetune import assert_same_to_the_bit, lines_of, metrics_of, results_of, run_until, weights_of
+from tests.test_finetune import assert_same_to_the_bit, killed_before, lines_of, metrics_of, results_of, weights_of
 from tfbert import checks, evaluate, finetune, predict
 from tfbert.convert import formats
+from tfbert.loop import checkpoints
 from tfbert.tasks import answers, batches, ladder, tags
 
 CHUNK, MOST = 9, 3  # wordpieces of a chunk, chunks
@@ -57,14 +60,15 @@ def flags(data, output_dir, **overrides):
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    """(flags, run folder) of an uninterrupted run."""
+    """(flags, run folder) of an uninterrupted run; beside the folder lies `killed`, of a step within a pool."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ladder, "CHOICES", ())
         patch.setattr(batches, "POOL", 5)
-        folder = tmp_path_factory.mktemp("finished") / "run"
+        folder = tmp_path_factory.mktemp("finished")
         more = {"num_train_epochs": 8.0, "save_checkpoints_steps": 8, "eval_steps": 12, "hidden_dropout_prob": 0.0}
-        given = flags(data, folder, test_file=str(data / "dev.tsv"), **more)
-        assert finetune.run(given) == 0
+        given = flags(data, folder / "run", test_file=str(data / "dev.tsv"), **more)
+        with killed_before(56, folder / "killed"):
+            assert finetune.run(given) == 0
     return given, given.output_dir
 
 
@@ -77,11 +81,12 @@ class TestFinished:
         assert np.ptp(last["mix/weights"]) > 1e-3 and last["mix/scale"] != 1.0
         assert {"chunks/hidden/kernel", "chunks/hidden/bias", "chunks/score/kernel"} <= last.keys()
 
-    def test_stopped_and_resumed_is_the_same_to_the_bit(self, finished, tmp_path):
-        stopped = dataclasses.replace(finished[0], output_dir=str(tmp_path / "stopped"))
-        run_until(stopped, 8)
-        assert finetune.run(stopped) == 0
-        assert_same_to_the_bit(stopped.output_dir, finished[1], STEPS)
+    def test_killed_and_resumed_is_the_same_to_the_bit(self, finished, tmp_path):
+        killed = dataclasses.replace(finished[0], output_dir=str(tmp_path / "killed"))
+        shutil.copytree(os.path.join(os.path.dirname(finished[1]), "killed"), killed.output_dir)
+        assert checkpoints.saved_steps(killed.output_dir)[-1] == 48
+        assert finetune.run(killed) == 0
+        assert_same_to_the_bit(killed.output_dir, finished[1], STEPS)
 
     def test_evaluate_and_predict_need_the_run_folder_alone(self, finished, data, tmp_path):
         dev = str(data / "dev.tsv")
@@ -105,7 +110,8 @@ class TestFinished:
         formats.convert(source, str(tmp_path / "hf"), "huggingface", ["config/long_text=*", "mix/*", "chunks/*"])
         assert json.loads((tmp_path / "hf" / "config.json").read_text())["id2label"] == {"0": "animal", "1": "thing"}
 
-    def test_exports(self, finished, tmp_path):
+    def test_exports(self, finished, tmp_path, monkeypatch):
+        monkeypatch.setattr(saved_model, "LOADERS", {"v1_session": loaders.v1_session})
         path = saved_model.run(saved_model.SavedModelConfig(finished[1], str(tmp_path / "saved")))
         texts = ["the lazy dog", "the " * 9 + "list", "list " * 15, "fox " * 21, "fox " * 22, "fox"]
         (answer,) = loaders.v1_session(path, [("serving_default", {"text": texts})])
@@ -121,9 +127,11 @@ class TestFinished:
 
 
 @pytest.mark.slow
-def test_two_devices_and_accumulation_give_what_one_device_does(data, tmp_path):
+def test_two_devices_and_accumulation_give_what_one_device_does(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "_write_results", lambda *_: None)  # they are of one device in either case
     plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "mix_layers": False, "long_text": "max"}
     plain |= {"bucket_by_length": False, "num_train_steps": 3, "train_batch_size": 12, "eval_steps": 0}
+    plain["run_dir"] = str(tiny_task.make(tmp_path / "small", num_hidden_layers=1) / "pre")
     parts = {"strategy": "mirrored", "gradient_accumulation_steps": 2}
     finetune.run(flags(data, tmp_path / "plain", **plain))
     finetune.run(flags(data, tmp_path / "parts", **plain, **parts))
