@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -27,7 +28,7 @@ FOUR = ("masked_lm_accuracy", "masked_lm_loss", "next_sentence_accuracy", "next_
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("records"))
-    tiny_records.make(folder)
+    tiny_records.make(folder, num_hidden_layers=1)
     return folder
 
 
@@ -77,7 +78,7 @@ class TestFinished:
         held_out_names = {"step", "split", "loss", *FOUR}
         for row in rows:
             more = {"learning_rate", "gradient_norm", "padding_share"}
-            more |= {f"gradient_norm/{part}" for part in ("embeddings", "layer_00", "layer_01", "pooler", "heads")}
+            more |= {f"gradient_norm/{part}" for part in ("embeddings", "layer_00", "pooler", "heads")}
             assert row.keys() == held_out_names | (more if row["split"] == "train" else {"masked_lm_unigram_accuracy"})
             assert row["loss"] == pytest.approx(row["masked_lm_loss"] + row["next_sentence_loss"], rel=1e-5)
         # 3e-3 falling to 0 at step 15; the rate of the update that made step 5 is that of 4 steps before it.
@@ -131,49 +132,57 @@ class TestFinished:
         with pytest.raises(checks.InputError, match=f"max_seq_length={tiny.L}, and {tiny.L + 2} values"):
             evaluate.run(evaluate.EvaluateConfig(finished[1], (str(tmp_path / "x"),)))
 
-    def test_weights_of_another_run_begin_a_new_one(self, finished, records, tmp_path):
+    def test_weights_of_another_run_begin_a_new_one(self, finished, records, tmp_path, monkeypatch):
+        stop_at(monkeypatch, (0, "held_out"))  # no step of training is needed to see the weights
         for i, (path, row) in enumerate(((finished[1], -1), (os.path.join(finished[1], "ckpt-12"), 4))):
             flags = tiny_records.flags(records, tmp_path / str(i), init_checkpoint=path, num_train_steps=2)
             pretrain.run(flags)
-            first = metrics_of(flags.output_dir)[0]
+            [first] = metrics_of(flags.output_dir)
             assert first["step"] == 0
             assert first["loss"] == pytest.approx(metrics_of(finished[1])[row]["loss"], rel=1e-5)
+
+
+def stop_at(monkeypatch, place):
+    """Lets SIGTERM come with the report of a place, (step, split), in this process."""
+    of_run = hooks.of_run
+
+    class Killer:
+        def __call__(self, step, metrics, split):
+            if (step, split) == place:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.3)
+
+        def event(self, *_):
+            pass
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(hooks, "of_run", lambda *a, **kw: [*of_run(*a, **kw), Killer()])
 
 
 @pytest.mark.slow
 class TestInterrupted:
     def test_sigterm_saves_and_goes_on_to_the_same_bits(self, finished, records, tmp_path, monkeypatch):
-        """SIGINT in an evaluation leaves it for later; SIGTERM comes between lines of the log, and at an evaluation."""
+        """SIGINT in an evaluation, between lines of the log, leaves it for later; SIGTERM comes right after one."""
         flags = tiny_records.flags(records, tmp_path, iterations_per_loop=1)
-        of_evaluation, of_run = held_out.HeldOut.evaluate, hooks.of_run
+        of_evaluation, evaluations = held_out.HeldOut.evaluate, itertools.count()
 
         def interrupted(self, stop):
-            os.kill(os.getpid(), signal.SIGINT)
-            while stop.signal is None:
-                time.sleep(0.01)
+            if next(evaluations) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+                while stop.signal is None:
+                    time.sleep(0.01)
             return of_evaluation(self, stop)
 
         monkeypatch.setattr(held_out.HeldOut, "evaluate", interrupted)
         assert pretrain.run(flags) == 128 + signal.SIGINT
-        assert metrics_of(flags.output_dir) == [] and checkpoints.saved_steps(flags.output_dir) == [0]
+        assert [(r["step"], r["split"]) for r in metrics_of(flags.output_dir)] == [(0, "held_out"), (5, "train")]
+        assert checkpoints.saved_steps(flags.output_dir) == [0, 4, 6]
         monkeypatch.undo()
-        for stop_at in ((5, "train"), (12, "held_out")):
-
-            class Killer:
-                def __call__(self, step, metrics, split, stop_at=stop_at):
-                    if (step, split) == stop_at:
-                        os.kill(os.getpid(), signal.SIGTERM)
-                        time.sleep(0.3)
-
-                def event(self, *_):
-                    pass
-
-                def close(self):
-                    pass
-
-            monkeypatch.setattr(hooks, "of_run", lambda *a, k=Killer, **kw: [*of_run(*a, **kw), k()])
-            assert pretrain.run(flags) == 0
-            assert checkpoints.saved_steps(flags.output_dir)[-1] == stop_at[0]
+        stop_at(monkeypatch, (12, "held_out"))
+        assert pretrain.run(flags) == 0
+        assert checkpoints.saved_steps(flags.output_dir)[-1] == 12
         monkeypatch.undo()
         assert pretrain.run(flags) == 0
         assert_same_to_the_bit(flags.output_dir, finished[1], 15)
@@ -275,7 +284,7 @@ class TestErrors:
         missing = os.path.join(finished[1], "ckpt-7")
         self.refused("weights must be there; got no file", records, tmp_path / "b", init_checkpoint=missing)
         with open(tmp_path / "other.json", "w") as f:
-            json.dump(config.to_dict(tiny.config(intermediate_size=18)), f)
+            json.dump(config.to_dict(tiny.config(num_hidden_layers=1, intermediate_size=18)), f)
         match = r"bert/encoder/layer_0/intermediate/dense/kernel \[15, 17\], and \[15, 18\]"
         self.refused(
             match, records, tmp_path / "c", init_checkpoint=finished[1], bert_config_file=str(tmp_path / "other.json")
@@ -346,41 +355,43 @@ def wait_for_lines(process, run_dir, count):
 class TestProcess:
     """The program as a person starts it."""
 
-    LONG: ClassVar = {"num_train_steps": 120, "save_checkpoints_steps": 9, "log_steps": 5, "eval_steps": 50}
+    LONG: ClassVar = {"num_train_steps": 80, "save_checkpoints_steps": 9, "log_steps": 4, "eval_steps": 30}
 
     @pytest.fixture(scope="class")
-    def whole(self, records, tmp_path_factory):
-        """(run folder, what it said) of an uninterrupted process."""
-        folder = tmp_path_factory.mktemp("whole")
-        with open(folder / "log", "w+") as log:
-            process = start(tiny_records.flags(records, folder / "run", **self.LONG), log)
-            assert process.wait() == 0
-            log.seek(0)
-            return str(folder / "run"), log.read()
-
-    def test_says_nothing_but_its_own(self, whole):
-        lines = whole[1].splitlines()
-        assert "Finished 120 steps" in lines[-1]
-        assert lines[0] == "5,623 parameters, 53 records, 14 held out, 1 replicas"
-        ours = (lines[0], "held out at step", "step ", "Finished")
-        assert [line for line in lines if not line.startswith(ours)] == []
-
-    def test_killed_again_and_again(self, whole, records, tmp_path):
-        """Twice in the midst of work, then stopped; the end may be done by any process, so it is done by this one."""
-        flags = tiny_records.flags(records, tmp_path / "run", **self.LONG)
+    def interrupted(self, records, tmp_path_factory):
+        """(run folder, what they said) of a process that was killed in the midst of work, and one that was stopped."""
+        folder, said = tmp_path_factory.mktemp("interrupted"), []
+        flags = tiny_records.flags(records, folder / "run", **self.LONG)
         rng, reached = random.Random(5), 0
-        with open(tmp_path / "log", "w") as log:
-            for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            with open(folder / "log", "w+") as log:
                 process = start(flags, log)
                 reached += rng.randrange(3, 8)
                 wait_for_lines(process, flags.output_dir, reached)
                 time.sleep(rng.random() * 0.1)
                 process.send_signal(number)
-                status = process.wait()
-                assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-                assert checkpoints.saved_steps(flags.output_dir)
-        assert pretrain.run(flags) == 0
-        assert_same_to_the_bit(flags.output_dir, whole[0], 120)
+                assert process.wait() == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+                log.seek(0)
+                said.append(log.read())
+            assert checkpoints.saved_steps(flags.output_dir)
+        return flags.output_dir, said
+
+    def test_says_nothing_but_its_own(self, interrupted):
+        killed, stopped = (text.splitlines() for text in interrupted[1])
+        first = "4,061 parameters, 53 records, 14 held out, 1 replicas"
+        assert killed[0] == stopped[0] == first
+        assert [line for line in killed if not line.startswith((first, "held out at step", "step "))] == []
+        assert stopped[1].startswith("restart at step ") and stopped[-1].startswith("Stopped at step ")
+        ours = (first, "restart", "held out at step", "step ", "SIGTERM: saving after this step", "Stopped at step ")
+        assert [line for line in stopped if line and not line.startswith(ours)] == []
+
+    def test_killed_and_stopped(self, interrupted, records, tmp_path, capfd):
+        """The end may be done by any process, so it is done by this one; so is the run that nobody interrupted."""
+        whole = tiny_records.flags(records, tmp_path / "whole", **self.LONG)
+        assert pretrain.run(whole) == 0
+        assert capfd.readouterr().err.splitlines()[-1].startswith("Finished 80 steps")
+        assert pretrain.run(dataclasses.replace(whole, output_dir=interrupted[0])) == 0
+        assert_same_to_the_bit(interrupted[0], whole.output_dir, 80)
 
     def test_input_error_is_a_sentence_and_status_2(self, tmp_path):
         command = [sys.executable, "-m", "tfbert.pretrain", "--input_file=/none*", f"--output_dir={tmp_path}"]
