@@ -14,31 +14,35 @@ from tests.tiny_served import tiny_served, tiny_versions  # noqa: F401 (fixtures
 from tfbert import fill_mask
 from tfbert.loop import distribution
 
-# The files that take a minute or more, the longest first. They are begun before all others (see the Makefile), so that
+# The files that take half a minute or more, the longest first. They are begun before all others (see the Makefile), so that
 # at the end no process is left alone with one of them.
 LONGEST = (
     "test_multi_worker",
     "test_pretrain",
-    "test_pretrain_faults",
-    "test_finetune",
     "test_pretrain_optimizers",
-    "test_pretrain_kinds",
-    "test_extract_features",
-    "test_finetune_words",
+    "test_pretrain_faults",
+    "test_distribution",
+    "test_finetune",
+    "test_pack_sequences",
+    "test_create_pretraining_ways",
     "test_finetune_ways",
     "test_finetune_chunks",
-    "test_cpp_loader",
-    "test_tpu",
-    "test_hostile_text",
-    "test_data_benchmark",
-    "test_create_pretraining_ways",
-    "test_distribution",
-    "test_heads",
-    "test_saved_model",
-    "test_benchmark",
-    "test_input_pipeline",
-    "test_tensorboard_browser",
     "test_pydocs",
+    "test_cpp_loader",
+    "test_finetune_words",
+    "test_pretrain_kinds",
+    "test_saved_model",
+    "test_data_benchmark",
+    "test_tflite_variants",
+    "test_export_tasks",
+    "test_input_pipeline",
+    "test_hostile_text",
+    "test_heads",
+    "test_benchmark",
+    "test_export_benchmark",
+    "test_tpu",
+    "test_tflite",
+    "test_tensorboard_browser",
 )
 
 # Devices are fixed once TensorFlow has started, so they are set where pytest looks first. Work that
