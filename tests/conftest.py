@@ -14,8 +14,8 @@ from tests.tiny_served import tiny_served, tiny_versions  # noqa: F401 (fixtures
 from tfbert import fill_mask
 from tfbert.loop import distribution
 
-# The files that take half a minute or more, the longest first. They are begun before all others (see the Makefile), so that
-# at the end no process is left alone with one of them.
+# The files that take half a minute or more, the longest first. They are begun before all others (see the Makefile), so
+# that at the end no process is left alone with one of them.
 LONGEST = (
     "test_multi_worker",
     "test_pretrain",
