@@ -218,15 +218,14 @@ def train_dataset(
         dataset = _pooled(rows, seed, part, first_part)
     else:
         dataset = _places(len(rows), seed, first_part * part).rebatch(part, drop_remainder=True)
-    if isinstance(shapes, packer.Shapes):
+    packed = isinstance(shapes, packer.Shapes)
+    if packed:  # divided among replicas before, since a replica's packs are not as many as its rows
         first = pipeline_index * per_pipeline
         dataset = dataset.map(lambda numbers: numbers[first : first + per_pipeline])
         dataset = dataset.rebatch(per_replica, drop_remainder=True)
-        gather, replicas_per_batch = _packer(rows, shapes), 1
-    else:
-        gather, replicas_per_batch = _gatherer(rows, shapes, True, pipeline_index, per_pipeline), replicas_per_pipeline
+    gather = _packer(rows, shapes) if packed else _gatherer(rows, shapes, True, pipeline_index, per_pipeline)
     dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    if replicas_per_batch > 1:
+    if replicas_per_pipeline > 1 and not packed:
         dataset = dataset.rebatch(per_replica, drop_remainder=True)
     return dataset.prefetch(2 * replicas_per_pipeline)
 

@@ -1,7 +1,8 @@
 """Which row of a batch lies where in which pack: see `tfbert.layers.packs`.
 
-Rows go, the longest first, each into the first pack that has room for it (first fit decreasing). How large packs are
-is chosen in `tfbert.tasks.ladder`.
+Rows go, the longest first, each into the first pack that has room for it (first fit decreasing): a batch is packed
+while others are trained on. `data_prep.rows.fill` packs all examples of a set once, and may search for it. How large
+packs are is chosen in `tfbert.tasks.ladder`.
 """
 
 from typing import NamedTuple
