@@ -10,7 +10,7 @@ import typing
 import keras
 import tensorflow as tf
 
-from tfbert import checks, run_folder
+from tfbert import checks, largest, run_folder
 from tfbert.text import byte_limit, packing, tokenizer
 from tfbert.text import vocab as vocab_lib
 
@@ -161,7 +161,7 @@ class FillMask(tf.Module):
 
     def best(self, probabilities, grid):
         """{"tokens", "ids", "probabilities"} [B, M, K] of probabilities [masks, V] and their places [B, M]."""
-        probabilities, ids = tf.math.top_k(probabilities, self.top_k)
+        probabilities, ids = largest.top_k(probabilities, self.top_k)
         return self.named(packing.pick(probabilities, grid, 0.0), packing.pick(ids, grid, NO_ID))
 
     def named(self, probabilities, ids):
