@@ -190,14 +190,21 @@ def pack_rows(ids, max_seq_length, vocab, head=None, stride=None, question=None)
     before = asked + (1 if question is None else 2)  # [B], positions before the text
     room = max_seq_length - 1 - before
     over = tf.maximum(length - room, 0)
-    step = tf.zeros_like(room) if stride is None else tf.minimum(room, stride)
-    count = tf.ones_like(length) if stride is None else 1 + (over + step - 1) // step
-    first = sums_before(count)  # [B + 1]
-    text = row_numbers(first)  # [N]
-    number = tf.range(tf.size(text)) - tf.gather(first, text)
-    begin = number * tf.gather(step, text)
-    size = tf.minimum(tf.gather(length, text) - begin, tf.gather(room, text))  # [N]
-    before, begin, size = (tf.expand_dims(x, 1) for x in (tf.gather(before, text), begin, size))  # [N, 1]
+    if stride is None:  # a row a text
+        text, first, size = tf.range(tf.size(length)), splits[:-1], tf.minimum(length, room)  # [N] each
+    else:
+        step = tf.minimum(room, stride)
+        count = 1 + (over + step - 1) // step
+        rows = sums_before(count)  # [B + 1]
+        text = row_numbers(rows)  # [N]
+        number = tf.range(tf.size(text)) - tf.gather(rows, text)
+        begin = number * tf.gather(step, text)
+        first, size = (
+            tf.gather(splits, text) + begin,
+            tf.minimum(tf.gather(length, text) - begin, tf.gather(room, text)),
+        )
+        before = tf.gather(before, text)
+    before, first, size = (tf.expand_dims(x, 1) for x in (before, first, size))  # [N, 1]
 
     shortest = 2 if question is None else 3
     longest = tf.maximum(tf.reduce_max(before + size) + 1, shortest)  # the maximum of no rows is the least integer
@@ -206,8 +213,8 @@ def pack_rows(ids, max_seq_length, vocab, head=None, stride=None, question=None)
     inside = (at >= 0) & (at < size)
     skipped = 0
     if stride is None and head is not None:
-        skipped = tf.where(at < head, 0, tf.expand_dims(tf.gather(over, text), 1))
-    place = tf.expand_dims(tf.gather(splits, text), 1) + begin + at + skipped
+        skipped = tf.where(at < head, 0, tf.expand_dims(over, 1))
+    place = first + at + skipped
     place = tf.where(inside, place, NO_PLACE)
     packed = pick(ids.flat_values, place, vocab.pad_id)
     if question is not None:
