@@ -216,11 +216,9 @@ def padding(counts, longest):
 
 def _padding(cfg, subject, batches):
     """`padding` of texts of a file; None of texts that are made up, which are alike, and of pairs."""
-    path = os.path.join(subject.about["path"], parity.FILE)
-    if not cfg.texts or len(batches[0]) > 1 or not os.path.isfile(path):
+    longest = parity.settings(subject.about["path"]).get("max_seq_length")
+    if not cfg.texts or len(batches[0]) > 1 or not longest:
         return None
-    with open(path, encoding="utf-8") as f:
-        longest = json.load(f)["settings"]["max_seq_length"]
     return padding([subject.answer("tokenize", batch)["counts"] for batch in batches], longest)
 
 

@@ -3,23 +3,26 @@
 Its layers are those of the run's model, built inside `exported.building`: they cannot be trained, queries, keys and
 values are one product, and the scores of the vocabulary have a matrix of their own. When TensorFlow loads it, it makes
 one operation of a product, its bias and what follows (GELU, or the residual), of scores, their scale and their mask,
-and of a layer norm.
+and of a layer norm. Rows and the vocabulary may be in parts, each for a thread of its own: see
+`tfbert.layers.sequence_parts`.
 
 With bfloat16, matrices have two bytes a number, and the CPU multiplies them itself where it can: kernels of dense
 layers and of the vocabulary's scores are stored in bfloat16, so that no request pays for making them. The embedding
 tables, of which a request reads a few rows, layer norms, softmax and sums stay in float32.
 """
 
+import itertools
+
 import keras
 import numpy as np
 
 from tfbert import heads
 from tfbert.convert import names
-from tfbert.layers import attention, dtype_policy, exported, initializers
+from tfbert.layers import attention, dtype_policy, exported, initializers, sequence_parts
 
 DTYPES = ("float32", "bfloat16")
 # Dense layers by their names; with bfloat16 all others compute in it on float32 variables.
-DENSE = rf"(.*/)?(dense|query|key|value|{attention.JOINED}|{heads.DECODER}|embedding_hidden_mapping_in)"
+DENSE = rf"(.*/)?(dense|query|key|value|{attention.JOINED}|{heads.DECODER}_\d+|embedding_hidden_mapping_in)"
 HEAD = "cls/predictions"
 
 
@@ -32,25 +35,39 @@ def _policy(dtype):
     return mixed
 
 
-def build(make, model, dtype="float32"):
+def _decoder(weights, parts):
+    """{path: array} of the output matrix of masked language models, in parts, turned round: [E, V / parts]."""
+    if f"{HEAD}/output_bias" not in weights:
+        return {}
+    bias = weights[f"{HEAD}/output_bias"].numpy()  # [V]
+    table = weights.get(f"{HEAD}/output_weights", weights.get(names.WORDS)).numpy()  # [V, E]; the second if it is tied
+    ends, found = itertools.accumulate(sequence_parts.lengths(len(bias), parts)), {}
+    for i, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
+        found[f"{HEAD}/{heads.DECODER}_{i}/kernel"] = np.transpose(table[begin:end])
+        found[f"{HEAD}/{heads.DECODER}_{i}/bias"] = bias[begin:end]
+    return found
+
+
+def build(make, model, dtype="float32", parts=1):
     """The model to serve.
 
     Args:
         make: Builds one like `model`, under the dtype policy that is set.
         model: Keras model in float32.
         dtype: One of DTYPES.
+        parts: Of rows: see `sequence_parts`.
 
     Returns:
         A Keras model of the same inputs and outputs, with the weights of `model`; with bfloat16, rounded.
     """
-    with dtype_policy.building_in(_policy(dtype)), exported.building(), initializers.left_out():
+    with dtype_policy.building_in(_policy(dtype)), exported.building(parts), initializers.left_out():
         made = make()
     weights = {v.path: v for v in model.variables}
+    decoder = _decoder(weights, parts)
     for v in made.variables:
         scope, _, name = v.path.rpartition("/")
-        if scope == f"{HEAD}/{heads.DECODER}":
-            table = weights.get(f"{HEAD}/output_weights", weights.get(names.WORDS))  # [V, E]; the second if it is tied
-            v.assign(weights[f"{HEAD}/output_bias"].value if name == "bias" else np.transpose(table.numpy()))
+        if v.path in decoder:
+            v.assign(decoder[v.path])
         elif scope.endswith(f"/{attention.JOINED}"):
             parts = [f"{scope.removesuffix(attention.JOINED)}{part}/{name}" for part in ("query", "key", "value")]
             v.assign(np.concatenate([weights[part].numpy() for part in parts], -1))

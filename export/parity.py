@@ -372,3 +372,24 @@ def write(path, run, step, comparisons, proofs, files, tolerance=TOLERANCE, **mo
     }
     with open(path, "w", encoding="utf-8") as f:
         f.write(json.dumps(about, indent=2) + "\n")
+
+
+def settings(folder):
+    """How an export takes texts, as its parity.json says: a dict, empty where there is no such file."""
+    path = os.path.join(folder, FILE)
+    if not os.path.isfile(path):
+        return {}
+    with open(path, encoding="utf-8") as f:
+        return json.load(f).get("settings", {})
+
+
+def threads(folder, cores):
+    """How many threads a SavedModel is to have for one operation, and for operations side by side: (int, int).
+
+    Of rows in parts (`--sequence_parallelism`) each part is computed by a thread of its own.
+
+    Args:
+        folder: The SavedModel.
+        cores: That there are.
+    """
+    return max(1, cores // settings(folder).get("sequence_parallelism", 1)), cores

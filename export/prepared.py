@@ -50,7 +50,7 @@ class Prepared(NamedTuple):
         return {name: getattr(self.answering, name) for name in names if hasattr(self.answering, name)}
 
 
-def _of_task(loaded, cfg, max_input_bytes, dtype):
+def _of_task(loaded, cfg, max_input_bytes, served):
     """The `Prepared` of an `inference.Loaded`."""
     task, longest = loaded.task, loaded.run.encoder.max_position_embeddings
     checks.require(task.serve, "a task must be one that can be exported", f"{task.kind}", loaded.run.dir)
@@ -62,24 +62,20 @@ def _of_task(loaded, cfg, max_input_bytes, dtype):
     )
     loaded = loaded._replace(max_seq_length=length)
     limits = length, cfg.top_k, cfg.truncation or None, max_input_bytes
-    model = _in(dtype, lambda: task.build_model(loaded.run.encoder, False), loaded.model)
+    model = served(lambda: task.build_model(loaded.run.encoder, False), loaded.model)
     answering = task.serve(model, loaded.run.vocab, *limits)
     proof = (words if task.kind in words.KINDS else tasks).proof(loaded, answering)
     return Prepared(answering, model, loaded.model, proof, None, loaded.run, loaded.step)
 
 
-def _in(dtype, make, model):
-    """What is served in a dtype; in None, the model as it is."""
-    return fused_model.build(make, model, dtype) if dtype else model
-
-
-def prepare(cfg, max_input_bytes=None, dtype="float32"):
+def prepare(cfg, max_input_bytes=None, dtype="float32", parts=1):
     """The `Prepared` of a run folder.
 
     Args:
         cfg: Has run_dir, top_k, max_masks, max_seq_length and truncation, as both programs have them.
         max_input_bytes: See `byte_limit.cut`.
         dtype: One of `fused_model.DTYPES`; None for the run's own model, which TFLite has the operations of.
+        parts: As of `fused_model.build`.
 
     Raises:
         InputError: it is none, it cannot be exported, or not in this way.
@@ -91,8 +87,12 @@ def prepare(cfg, max_input_bytes=None, dtype="float32"):
         f"max_input_bytes must be at least {least}",
         f"max_input_bytes={max_input_bytes}",
     )
+
+    def served(make, model):
+        return fused_model.build(make, model, dtype, parts) if dtype else model
+
     if loaded := inference.load(cfg.run_dir):
-        return _of_task(loaded, cfg, max_input_bytes, dtype)
+        return _of_task(loaded, cfg, max_input_bytes, served)
     truncation = cfg.truncation or "head"
     loaded = fill_mask.load(
         cfg.run_dir, cfg.max_seq_length, cfg.top_k, cfg.max_masks, None, truncation, max_input_bytes
@@ -101,7 +101,7 @@ def prepare(cfg, max_input_bytes=None, dtype="float32"):
     limits = answering.max_seq_length, cfg.max_masks
     expected = parity.reference(loaded.model, vocab, *limits, texts, truncation)
     proof = parity.of_masks(expected, vocab, {"text": texts}, COMPARED)
-    model = _in(dtype, lambda: heads.build_pretrainer(run.encoder), loaded.model)
+    model = served(lambda: heads.build_pretrainer(run.encoder), loaded.model)
     if model is not loaded.model:
         answering = fill_mask.FillMask(model, vocab, limits[0], cfg.top_k, cfg.max_masks, truncation, max_input_bytes)
     return Prepared(answering, model, loaded.model, proof, expected, run, loaded.step)

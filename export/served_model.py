@@ -4,11 +4,12 @@ Batches are made by TensorFlow's `BatchFunction`, whose scheduler is the one tha
 of (tensorflow/core/kernels/batching_util/shared_batch_scheduler.h), with the same parameters.
 """
 
+import os
 import re
 
 import tensorflow as tf
 
-from export import loaders, serving
+from export import loaders, parity, serving
 
 
 class ApiError(Exception):
@@ -37,7 +38,9 @@ class ServedModel:
     def __init__(self, folder, batching=None):
         self.folder, self.signatures = folder, loaders.signatures(folder)
         with tf.Graph().as_default() as graph:
-            self._session = tf.compat.v1.Session(graph=graph)
+            within, between = parity.threads(folder, os.cpu_count())
+            threads = {"intra_op_parallelism_threads": within, "inter_op_parallelism_threads": between}
+            self._session = tf.compat.v1.Session(graph=graph, config=tf.compat.v1.ConfigProto(**threads))
             tf.compat.v1.saved_model.load(self._session, ["serve"], folder)
             self._queues = {}
             if batching:

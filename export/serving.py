@@ -26,7 +26,7 @@ import textwrap
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from export import audit, batching_parameters, clients, loaders
+from export import audit, batching_parameters, clients, loaders, parity
 from tfbert import checks, config
 
 FOLDER, FILE = "assets.extra", "tf_serving_warmup_requests"
@@ -131,13 +131,20 @@ def labels_of(cfg):
     return labels
 
 
-def _arguments(labels):
-    """Arguments of tensorflow_model_server."""
+def _arguments(labels, parallelism=()):
+    """Arguments of tensorflow_model_server; the last are (threads of an operation, operations side by side), or ()."""
     arguments = ["--model_config_file=/config/models.config", "--model_config_file_poll_wait_seconds=60"]
     # Labels are given while the versions that they are for are still being loaded.
     arguments += ["--allow_version_labels_for_unavailable_models=true"] if labels else []
     arguments += ["--enable_batching=true", "--batching_parameters_file=/config/batching_parameters.txt"]
+    arguments += [f"--tensorflow_{name}_op_parallelism={n}" for name, n in zip(("intra", "inter"), parallelism)]
     return [*arguments, "--monitoring_config_file=/config/monitoring.config"]
+
+
+def _parallelism(folder, cpus):
+    """What TensorFlow finds by itself, (), but for rows in parts: see `parity.threads`."""
+    parts = parity.settings(folder).get("sequence_parallelism", 1)
+    return parity.threads(folder, cpus) if parts > 1 else ()
 
 
 def _memory(folder):
@@ -169,7 +176,8 @@ def files(cfg, labels):
     versions = sorted(labels.values())
     memory = sum(_memory(os.path.join(cfg.saved_model, str(version))) for version in versions)
     image = cfg.image or f"{cfg.model_name}:{labels['stable']}"
-    arguments = _arguments(labels)
+    stable = os.path.join(cfg.saved_model, str(labels["stable"]))
+    arguments = _arguments(labels, _parallelism(stable, cfg.cpus))
     batching, values, origin = _batching(cfg)
     for version in versions:
         require_room(os.path.join(cfg.saved_model, str(version)), values)
@@ -187,7 +195,7 @@ def files(cfg, labels):
         **dataclasses.asdict(values),
         "memory": memory,
         "memory_limit": 2 * memory,
-        "example": clients.example_body(loaders.signatures(os.path.join(cfg.saved_model, str(labels["stable"])))),
+        "example": clients.example_body(loaders.signatures(stable)),
     }
 
     def fill(name, **more):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.util import _pywrap_util_port  # whether oneDNN is on has no public name
 
-from export import fused_model, prepared, saved_model, signatures
+from export import fused_model, parity, prepared, saved_model, serving, signatures
 from tests import reference, tiny, tiny_run
 from tfbert import heads
 from tfbert.layers import exported, transformer
@@ -38,11 +38,41 @@ def test_projections_are_joined_the_table_has_a_copy_and_nothing_else_is_new(mod
     model, served = models
     new = {v.path for v in served.variables} - {v.path for v in model.variables}
     scopes = [f"bert/encoder/layer_{i}/attention/self/query_key_value" for i in range(tiny.LAYERS)]
-    scopes.append("cls/predictions/decoder")
+    scopes.append("cls/predictions/decoder_0")
     assert new == {f"{scope}/{name}" for scope in scopes for name in ("kernel", "bias")}
     sizes = [sum(np.prod(v.shape) for v in m.variables) for m in (served, model)]
     assert sizes[0] - sizes[1] == tiny.V * tiny.D
     assert not exported.is_building()
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("batch, length", [(tiny.B, tiny.L), (1, 5), (2, 2), (3, 1), (0, 7)])
+def test_rows_in_parts_give_the_same(models, parts, batch, length):
+    """Of all lengths: parts that differ by one, and parts of nothing."""
+    model, _ = models
+    rng = np.random.default_rng(length)
+    inputs = {name: rng.integers(0, 2, (batch, length), np.int32) for name in ("input_mask", "segment_ids")}
+    inputs["input_ids"] = rng.integers(0, tiny.V, (batch, length), np.int32)
+    inputs["masked_lm_positions"] = rng.integers(0, length, (batch, 2), np.int32)
+    made = build(model, parts=parts)
+    assert len([layer for layer in made.layers if layer.name in ("split", "join")]) == 2
+    for name, want in model(inputs).items():
+        np.testing.assert_allclose(made(inputs)[name], want, atol=2e-5, err_msg=name)
+
+
+def test_a_mix_of_layers_takes_their_parts_together():
+    def make():
+        return heads.build_tagger(tiny.config(), 3, layer_dropout=0.1)
+
+    model = tiny.randomize(make())
+    made = fused_model.build(make, model, parts=2)
+    inputs = {name: x for name, x in tiny.inputs(tiny.features()).items() if name in signatures.IDS}
+    np.testing.assert_allclose(made(inputs)["logits"], model(inputs)["logits"], atol=2e-5)
+
+
+def test_the_vocabulary_is_in_as_many_parts(models):
+    kernels = [v.shape[1] for v in build(models[0], parts=3).variables if "/decoder_" in v.path and "kernel" in v.path]
+    assert sum(kernels) == tiny.V and len(kernels) == 3 and max(kernels) - min(kernels) <= 1
 
 
 def test_a_matrix_that_is_not_tied_is_turned_round():
@@ -52,14 +82,14 @@ def test_a_matrix_that_is_not_tied_is_turned_round():
     inputs = tiny.inputs(tiny.features())
     want, found = (m(inputs)["masked_lm_logits"] for m in (model, made))
     np.testing.assert_allclose(found, want, atol=2e-5)
-    assert [v.shape for v in made.variables if v.path.endswith("decoder/kernel")] == [(tiny.D, tiny.V)]
+    assert [v.shape for v in made.variables if v.path.endswith("decoder_0/kernel")] == [(tiny.D, tiny.V)]
 
 
 def test_bfloat16_kernels_are_stored_so(models):
     model, _ = models
     made = build(model, dtype="bfloat16")
     halves = {v.path.split("/")[-2] for v in made.variables if v.dtype == "bfloat16"}
-    assert halves == {"query_key_value", "dense", "decoder"}
+    assert halves == {"query_key_value", "dense", "decoder_0"}
     want, found = (m(tiny.inputs(tiny.features())) for m in (model, made))
     for name in ("next_sentence_logits", "masked_lm_logits"):
         assert found[name].dtype == tf.float32
@@ -97,13 +127,14 @@ def operations(folder, signature, **inputs):
     return [node for graph in about.partition_graphs for node in graph.node]
 
 
-def assert_layers_are_fused(nodes, head):
+def assert_layers_are_fused(nodes, head, parts=1):
     """One operation of several in all layers; `head` says whether masks are scored."""
     fused = collections.Counter(b"+".join(node.attr["fused_ops"].list.s) for node in nodes)
-    assert fused[b"BiasAdd+Add"] == 2 * tiny.LAYERS and fused[b"Mul+Add"] == tiny.LAYERS
+    layers = parts * tiny.LAYERS
+    assert fused[b"BiasAdd+Add"] == 2 * layers and fused[b"Mul+Add"] == layers
     norms = [node.attr["epsilon"].f for node in nodes if node.op == "_MklLayerNorm"]
     # Two a layer, and those of the embeddings and of the head.
-    assert norms == [pytest.approx(tiny.config().layer_norm_eps)] * (2 * tiny.LAYERS + 1 + head)
+    assert norms == [pytest.approx(tiny.config().layer_norm_eps)] * (2 * layers + 1 + head)
     return fused
 
 
@@ -148,3 +179,25 @@ def test_each_signature_is_one_operation_of_several(exported_run, signature):
     fused = assert_layers_are_fused(operations(exported_run, signature, **inputs), head)
     assert fused[b"BiasAdd+GeluApproximate"] == tiny.LAYERS + head
     assert fused[b"BiasAdd"] >= tiny.LAYERS + head  # queries, keys and values; the scores of the vocabulary
+
+
+@pytest.mark.slow
+@only_with_onednn
+def test_rows_in_parts_are_exported_so_and_served_with_a_thread_each(tmp_path):
+    run, folder = tmp_path / "run", tmp_path / "export"
+    tiny_run.make(run)
+    cfg = saved_model.SavedModelConfig(run_dir=str(run), output_dir=str(folder), sequence_parallelism=2)
+    version = saved_model.run(cfg)  # which compares all signatures through servers' loaders
+    nodes = operations(version, "serving_default", text=np.array([b"the [MASK] returns", b"a fox"], object))
+    fused = assert_layers_are_fused(nodes, head=True, parts=2)
+    assert fused[b"BiasAdd+GeluApproximate"] == 2 * tiny.LAYERS + 1
+    # A variable is read once for all parts of it.
+    read = [node.input[0] for node in nodes if node.op == "ReadVariableOp"]
+    assert len(read) == len(set(read)) > 10 * tiny.LAYERS
+
+    assert [parity.threads(version, cores) for cores in (1, 2, 5)] == [(1, 1), (1, 2), (2, 5)]
+    serving.run(serving.ServingConfig(saved_model=str(folder), output_dir=str(tmp_path / "deployment"), cpus=4))
+    for name in ("docker-compose.yaml", "Dockerfile", "kubernetes.yaml"):
+        text = (tmp_path / "deployment" / name).read_text()
+        for flag in ("--tensorflow_intra_op_parallelism=2", "--tensorflow_inter_op_parallelism=4"):
+            assert text.count(flag) == 1, name

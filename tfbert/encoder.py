@@ -3,7 +3,18 @@
 import keras
 
 from tfbert.config import EncoderConfig
-from tfbert.layers import attention_masks, chunks, embeddings, initializers, layer_mix, packs, pooler, transformer
+from tfbert.layers import (
+    attention_masks,
+    chunks,
+    embeddings,
+    exported,
+    initializers,
+    layer_mix,
+    packs,
+    pooler,
+    sequence_parts,
+    transformer,
+)
 
 PACKED_INPUTS = ("position_ids", "next_sentence_positions")
 
@@ -67,7 +78,10 @@ def build_encoder(
                     kernel_initializer=initializers.truncated_normal(config.initializer_range),
                     name="embedding_hidden_mapping_in",
                 )(hidden)  # [B, L, D]
+            in_parts = exported.parts() > 1
+            join = sequence_parts.Join(name="join") if in_parts else lambda x, _: x
             states = [hidden]
+            hidden = sequence_parts.Split(exported.parts(), name="split")(hidden) if in_parts else hidden
             for i in range(config.num_hidden_layers):
                 hidden = transformer.TransformerBlock(
                     config.hidden_size,
@@ -81,7 +95,8 @@ def build_encoder(
                     rematerialize,
                     name=f"layer_{i}",
                 )(hidden, attention_bias)
-                states.append(hidden)
+                states.append(join(hidden, features["input_mask"]))  # those that nothing takes are no part of the model
+    hidden = states[-1]
     if layer_dropout is not None:
         hidden = layer_mix.LayerMix(layer_dropout, name="mix")(states)
     if unpacks:

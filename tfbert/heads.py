@@ -6,9 +6,19 @@ import tensorflow as tf
 from tfbert import checks
 from tfbert.config import EncoderConfig
 from tfbert.encoder import build_encoder
-from tfbert.layers import activations, chunks, dense, dropout, exported, initializers, packs, transformer
+from tfbert.layers import (
+    activations,
+    chunks,
+    dense,
+    dropout,
+    exported,
+    initializers,
+    packs,
+    sequence_parts,
+    transformer,
+)
 
-DECODER = "decoder"  # the layer of the output matrix of a masked language model that is exported
+DECODER = "decoder"  # layers of the output matrix of a masked language model that is exported: decoder_0, ...
 
 
 class Transform(keras.layers.Layer):
@@ -40,8 +50,9 @@ class MaskedLanguageModel(keras.layers.Layer):
     The states of the masked positions are gathered first: the vocabulary is the widest axis of the
     model, and about six positions in seven need no scores. The output matrix is the word embedding
     table (Press & Wolf 2017) unless they are not tied; only its bias is the head's own then. A head that is exported
-    (see `tfbert.layers.exported`) has the matrix turned round, [E, V], as the layer "decoder": one mask is the most
-    common request, and a product of one row with it reads memory two to four times as fast as with a table of rows.
+    (see `tfbert.layers.exported`) has the matrix turned round, [E, V], in as many parts as its rows: the layers
+    `decoders`. One mask is the most common request, and a product of one row with it reads memory two to four times as
+    fast as with a table of rows.
 
     Args:
         vocab_size: V.
@@ -73,15 +84,17 @@ class MaskedLanguageModel(keras.layers.Layer):
         super().__init__(**kwargs)
         self.vocab_size, self.width, self.initializer_range = vocab_size, width, initializer_range
         self.transform = Transform(self.width, activation, initializer_range, layer_norm_epsilon, name="transform")
-        self.decoder = keras.layers.Dense(vocab_size, name=DECODER) if exported.is_building() else None
-        self.tied = tied and self.decoder is None
+        widths = sequence_parts.lengths(vocab_size, exported.parts()) if exported.is_building() else []
+        self.decoders = [keras.layers.Dense(n, name=f"{DECODER}_{i}") for i, n in enumerate(widths)]
+        self.tied = tied and not self.decoders
 
     def build(self, sequence_output_shape, masked_lm_positions_shape, word_table_shape=None):
         """Builds the transform for [B, P, D], and makes the bias and, if it is not tied, the matrix."""
         batch, predictions = masked_lm_positions_shape
         self.transform.build((batch, predictions, sequence_output_shape[-1]))
-        if self.decoder is not None:
-            self.decoder.build((None, self.width))
+        for decoder in self.decoders:
+            decoder.build((None, self.width))
+        if self.decoders:
             return
         self.output_bias = self.add_weight(
             name="output_bias", shape=(self.vocab_size,), initializer="zeros", autocast=False
@@ -102,11 +115,11 @@ class MaskedLanguageModel(keras.layers.Layer):
     def score(self, states, word_table=None, training=False):
         """The scores of states, float [..., D] -> [..., V]; the other arguments as of the call."""
         states = self.transform(states)  # [..., E]
-        if self.decoder is not None:
+        if self.decoders:
             # A plain sum: `tf.nn.bias_add` becomes one operation with the product too, but where it is the last one
             # TensorFlow's optimizer of graphs then knows no shapes, and leaves the scores of attention in three.
-            kernel, bias = (tf.convert_to_tensor(v) for v in (self.decoder.kernel, self.decoder.bias))
-            return tf.cast(tf.matmul(states, kernel) + bias, tf.float32)
+            pairs = [(tf.convert_to_tensor(d.kernel), tf.convert_to_tensor(d.bias)) for d in self.decoders]
+            return tf.cast(sequence_parts.joined([states @ kernel + bias for kernel, bias in pairs], -1), tf.float32)
         table = tf.cast(word_table if self.tied else self.output_weights, self.compute_dtype)  # [V, E]
         if training:
             # The widest tensor of all is not written down twice: the loss casts what it reads.

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfbert import checks
-from tfbert.layers import compiled, dense, dropout, exported, initializers
+from tfbert.layers import compiled, dense, dropout, exported, initializers, sequence_parts
 
 # The projection to queries, keys and values side by side of a layer that is exported: see `tfbert.layers.exported`.
 JOINED = "query_key_value"
@@ -63,9 +63,10 @@ def _weights(scale, rate):
     return weights
 
 
-def _size(hidden, attention_bias):
-    """[B, L] of the arguments of `SelfAttention`."""
-    return tf.shape(hidden)[:2] if len(hidden.shape) == 3 else tf.gather(tf.shape(attention_bias), [0, 3])
+def _sizes(parts, attention_bias):
+    """(B, F) of each part of rows, of which there is one if it is not in parts; see `SelfAttention`."""
+    batch, length = tf.unstack(tf.gather(tf.shape(attention_bias), [0, 3]))
+    return [(batch, n) for n in sequence_parts.lengths(length, len(parts))]
 
 
 class SelfAttention(keras.layers.Layer):
@@ -81,8 +82,9 @@ class SelfAttention(keras.layers.Layer):
         initializer_range: Deviation of the kernels' initialiser.
 
     Call args:
-        hidden: float [B, L, D], or without training its rows [B L, D].
-        attention_bias: float [B, 1, 1 or L, L], added to the scores.
+        hidden: float [B, L, D], or without training its rows [B L, D], or a list of the rows of its parts (see
+            `sequence_parts`).
+        attention_bias: float [B, 1, 1 or L, L], added to the scores; in parts [B, 1, 1, L].
         training: Whether to drop.
 
     Returns:
@@ -121,19 +123,30 @@ class SelfAttention(keras.layers.Layer):
         """See the class."""
         if training:
             return self._train(hidden, attention_bias)
-        query, key, value = self._heads(hidden, attention_bias)
+        parts = hidden if isinstance(hidden, list) else [hidden]
+        sizes = _sizes(parts, attention_bias)
+        queries, key, value = self._heads(parts, sizes)
+        contexts = [self._context(query, key, value, attention_bias, size) for query, size in zip(queries, sizes)]
+        # To the shape of what is added to them: TensorFlow's optimizer of graphs must see that both are of one shape.
+        contexts = [tf.reshape(context, tf.shape(part)) for context, part in zip(contexts, parts)]
+        return contexts if isinstance(hidden, list) else contexts[0]
+
+    def _context(self, query, key, value, attention_bias, size):
+        """What queries [B, N, F, H] find: [B, F, N, H]."""
         weights = tf.cast(self._shares(query, key, attention_bias), self.compute_dtype)  # [B, N, F, T]
-        context = tf.matmul(self.dropout(weights, training=training), value)  # [B, N, F, H]
-        if self.joined:
-            places = self._places_of_context(*tf.unstack(_size(hidden, attention_bias)))
-            context = tf.gather(tf.reshape(context, [-1, self.size_per_head]), places)
-        else:
-            context = tf.transpose(context, [0, 2, 1, 3])
-        return tf.reshape(context, tf.shape(hidden))  # as hidden
+        context = tf.matmul(weights, value)  # [B, N, F, H]
+        if not self.joined:
+            return tf.transpose(context, [0, 2, 1, 3])
+        return tf.gather(tf.reshape(context, [-1, self.size_per_head]), self._places_of_context(*size))
 
     def shares(self, hidden, attention_bias):
-        """The share of its attention that each query gives each key, float32 [B, N, F, T]; arguments as of `call`."""
-        query, key, _ = self._heads(hidden, attention_bias)
+        """The share of its attention that each query gives each key, float32 [B, N, F, T].
+
+        Args:
+            hidden: As of `call`, not in parts.
+            attention_bias: As of `call`.
+        """
+        (query,), key, _ = self._heads([hidden], _sizes([hidden], attention_bias))
         return self._shares(query, key, attention_bias)
 
     def _shares(self, query, key, attention_bias):
@@ -142,16 +155,23 @@ class SelfAttention(keras.layers.Layer):
         scores = tf.cast(scores, tf.float32) * self.size_per_head**-0.5 + tf.cast(attention_bias, tf.float32)
         return tf.nn.softmax(scores)
 
-    def _heads(self, hidden, attention_bias):
-        """Queries, keys and values [B, N, L, H] of `hidden`, as of `call`."""
-        shape = _size(hidden, attention_bias)
-        projected = [dense.rows(tf.reshape(hidden, [-1, hidden.shape[-1]]), p) for p in self.projections]
-        sizes = [self.num_attention_heads, self.size_per_head]
-        if self.joined:
-            vectors = tf.reshape(projected[0], [-1, self.size_per_head])  # [B L 3 N, H]
-            return [tf.gather(vectors, places) for places in self._places_of_heads(*tf.unstack(shape))]
-        projected = [tf.reshape(x, tf.concat([shape, sizes], 0)) for x in projected]  # [B, L, N, H]
-        return [tf.transpose(x, [0, 2, 1, 3]) for x in projected]
+    def _heads(self, parts, sizes):
+        """Queries of each part, a list of [B, N, F, H], and keys and values of all parts [B, N, T, H]."""
+        rows = [tf.reshape(x, [-1, x.shape[-1]]) for x in parts]
+        projected = zip(*[dense.rows(rows, p) for p in self.projections])  # of each part
+        heads = self._gathered if self.joined else self._transposed
+        queries, keys, values = zip(*[heads(p, *size) for p, size in zip(projected, sizes)])
+        return queries, sequence_parts.joined(keys, 2), sequence_parts.joined(values, 2)
+
+    def _transposed(self, projected, batch, length):
+        """Queries, keys and values of rows, each [B L, D], as [B, N, L, H]."""
+        shape = tf.stack([batch, length, self.num_attention_heads, self.size_per_head])
+        return [tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3]) for x in projected]
+
+    def _gathered(self, projected, batch, length):
+        """The same of rows that have them side by side, one of [B L, 3 D]."""
+        vectors = tf.reshape(projected[0], [-1, self.size_per_head])  # [B L 3 N, H]
+        return [tf.gather(vectors, places) for places in self._places_of_heads(batch, length)]
 
     # A layer that is exported lays its heads out by gathering vectors of H numbers, which is to copy memory; a
     # transpose is an operation of oneDNN's, which takes its time to begin and to wake up threads. Places are the same

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfbert.layers import compiled
+from tfbert.layers import compiled, sequence_parts
 
 
 @tf.custom_gradient
@@ -63,13 +63,17 @@ def rows(x, layer):
     `keras.layers.Dense` has it where x is not a matrix.
 
     Args:
-        x: float [..., D].
+        x: float [..., D], or a list of parts.
         layer: The `keras.layers.Dense`.
 
     Returns:
-        float [..., I].
+        float [..., I], or a list of parts.
     """
     kernel, bias = (tf.convert_to_tensor(v) for v in (layer.kernel, layer.bias))
-    flat = x if len(x.shape) == 2 else tf.reshape(x, [-1, x.shape[-1]])
-    y = tf.nn.bias_add(tf.matmul(flat, kernel), bias)
-    return y if len(x.shape) == 2 else tf.reshape(y, tf.concat([tf.shape(x)[:-1], [bias.shape[0]]], 0))
+
+    def run(x):
+        flat = x if len(x.shape) == 2 else tf.reshape(x, [-1, x.shape[-1]])
+        y = tf.nn.bias_add(tf.matmul(flat, kernel), bias)
+        return y if len(x.shape) == 2 else tf.reshape(y, tf.concat([tf.shape(x)[:-1], [bias.shape[0]]], 0))
+
+    return sequence_parts.each(run, x)

@@ -3,7 +3,7 @@
 A product with the kernels of queries, keys and values side by side is one operation in place of three, there is a way
 to write a layer norm that a server makes one operation of, and a single mask has its scores sooner from a matrix that
 is turned round. A training step has none of them, nor has TFLite. So layers that are built inside `building` have other
-variables and operations, and the same answers: see `export.fused_model`.
+variables and operations, and the same answers: see `export.fused_model`. Rows may be in parts: see `sequence_parts`.
 """
 
 import contextlib
@@ -13,16 +13,21 @@ _context = threading.local()
 
 
 @contextlib.contextmanager
-def building():
-    """Inside, in this thread, layers are built to be exported."""
-    outer = is_building()
-    _context.building = True
+def building(parts=1):
+    """Inside, in this thread, layers are built to be exported, with rows and the vocabulary in so many parts."""
+    outer = getattr(_context, "parts", None)
+    _context.parts = parts
     try:
         yield
     finally:
-        _context.building = outer
+        _context.parts = outer
 
 
 def is_building():
     """Whether layers are built to be exported."""
-    return getattr(_context, "building", False)
+    return getattr(_context, "parts", None) is not None
+
+
+def parts():
+    """How many parts rows are in; 1 if layers are not built to be exported."""
+    return getattr(_context, "parts", None) or 1

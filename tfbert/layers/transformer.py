@@ -5,7 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from tfbert.layers import activations, attention, compiled, dense, dropout, exported, initializers
+from tfbert.layers import activations, attention, compiled, dense, dropout, exported, initializers, sequence_parts
 
 # google-research/bert's; the paper gives none.
 LAYER_NORM_EPSILON = 1e-12
@@ -35,13 +35,17 @@ class LayerNorm(keras.layers.LayerNormalization):
         self._in_rows = exported.is_building()
 
     def call(self, x):
-        """float [..., D] -> the same, in the layer's dtype."""
-        x = tf.cast(x, self.compute_dtype)
+        """float [..., D], or a list of parts -> the same, in the layer's dtype."""
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        if not self._in_rows:
-            return normalized(x, self.epsilon)[0] * gamma + beta
-        rows = _norm_of_rows(tf.reshape(x, [-1, x.shape[-1]]), self.epsilon) * gamma + beta
-        return rows if len(x.shape) == 2 else tf.reshape(rows, tf.shape(x))
+
+        def run(x):
+            x = tf.cast(x, self.compute_dtype)
+            if not self._in_rows:
+                return normalized(x, self.epsilon)[0] * gamma + beta
+            rows = _norm_of_rows(tf.reshape(x, [-1, x.shape[-1]]), self.epsilon) * gamma + beta
+            return rows if len(x.shape) == 2 else tf.reshape(rows, tf.shape(x))
+
+        return sequence_parts.each(run, x)
 
 
 def layer_norm(epsilon=LAYER_NORM_EPSILON):
@@ -103,8 +107,8 @@ class ResidualOutput(keras.layers.Layer):
         layer_norm_epsilon: What the norm adds to the variance.
 
     Call args:
-        x: float [B, L, any], or without training its rows [B L, any].
-        residual: float [B, L, D], or rows.
+        x: float [B, L, any], or without training its rows [B L, any], or a list of parts of either.
+        residual: float [B, L, D], likewise.
         training: Whether to drop.
 
     Returns:
@@ -134,16 +138,20 @@ class ResidualOutput(keras.layers.Layer):
             gamma, beta = (tf.convert_to_tensor(v) for v in (self.LayerNorm.gamma, self.LayerNorm.beta))
             residual_norm = _residual_norm(self.dropout.rate, self.LayerNorm.epsilon)
             return residual_norm(x, residual, gamma, beta, self.dropout.words())
-        x = dense.rows(x, self.dense)
         # The sum is a float32 number too: adding in bfloat16 would round what the norm then magnifies.
-        x = self.LayerNorm(tf.cast(x, tf.float32) + tf.cast(residual, tf.float32))
-        return tf.cast(x, self.compute_dtype)
+        summed = sequence_parts.each(
+            lambda x, residual: tf.cast(x, tf.float32) + tf.cast(residual, tf.float32),
+            dense.rows(x, self.dense),
+            residual,
+        )
+        return sequence_parts.each(lambda x: tf.cast(x, self.compute_dtype), self.LayerNorm(summed))
 
 
 class Attention(keras.layers.Layer):
     """Self-attention, projected back and normed; `attention/{self,output}` of Google's checkpoints.
 
-    Call args and result as of `TransformerBlock`, but that without training `hidden` may be rows [B L, D].
+    Call args and result as of `TransformerBlock`, but that without training `hidden` may be rows [B L, D] (or a list of
+    parts of them).
     """
 
     def __init__(
@@ -192,7 +200,7 @@ class Intermediate(keras.layers.Layer):
     def call(self, x, training=False):
         """See the class."""
         if not training:
-            return self.activation(dense.rows(x, self.dense))
+            return sequence_parts.each(self.activation, dense.rows(x, self.dense))
         x = dense.dense(x, tf.convert_to_tensor(self.dense.kernel), tf.convert_to_tensor(self.dense.bias))
         return activations.compiled_by_name(self.activation_name)(x)
 
@@ -213,12 +221,12 @@ class TransformerBlock(keras.layers.Layer):
             block once more there (Chen et al. 2016, section 3): about a third more time for less memory.
 
     Call args:
-        hidden: float [B, L, D].
+        hidden: float [B, L, D]; or, to be exported, a list of the rows of its parts (see `sequence_parts`).
         attention_bias: float [B, 1, 1 or L, L], added to the scores.
         training: Whether to drop.
 
     Returns:
-        float [B, L, D].
+        As `hidden`.
 
     Raises:
         InputError: `hidden_size` is not a multiple of `num_attention_heads`.
@@ -255,7 +263,8 @@ class TransformerBlock(keras.layers.Layer):
         )
 
     def build(self, hidden_shape, attention_bias_shape=None):
-        """Builds the sublayers for [B, L, D]."""
+        """Builds the sublayers for [B, L, D], or a list of parts."""
+        hidden_shape = hidden_shape[0] if isinstance(hidden_shape, list) else hidden_shape
         self.attention.build(hidden_shape)
         self.intermediate.build(hidden_shape)
         self.projection.build((*hidden_shape[:-1], self.intermediate_size), hidden_shape)
@@ -269,11 +278,12 @@ class TransformerBlock(keras.layers.Layer):
     def _compute(self, hidden, attention_bias, training):
         # Without training, everything is done in rows: a reshape between a product, its bias, activation and residual
         # would keep TensorFlow's optimizer of graphs from making one operation of them.
-        x = hidden if training else tf.reshape(hidden, [-1, hidden.shape[-1]])  # [B L, D]
+        as_it_is = training or isinstance(hidden, list)
+        x = hidden if as_it_is else tf.reshape(hidden, [-1, hidden.shape[-1]])  # [B L, D]
         x = self.attention(x, attention_bias, training=training)
         wide = self.intermediate(x, training=training)  # [B L, I]
         x = self.projection(wide, x, training=training)  # [B L, D]
-        return x if training else tf.reshape(x, tf.shape(hidden))  # [B, L, D]
+        return x if as_it_is else tf.reshape(x, tf.shape(hidden))  # [B, L, D]
 
     def _rematerialized(self, hidden, attention_bias):
         """`_compute` in training; the same masks of dropout are drawn when it is done again."""
