@@ -25,6 +25,7 @@ RANKS = (
         "tfbert.initial_attention",
         "tfbert.machine",
         "tfbert.fill_mask",
+        "tfbert.largest",
         "tfbert.held_out",
         "tfbert.convert",
     ),
