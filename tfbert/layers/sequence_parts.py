@@ -6,13 +6,16 @@ which one thread goes through, and meet once a layer, where each part looks at t
 take rows [B L, D], they take a list of the rows of parts too, and give one.
 """
 
+import itertools
+
 import keras
 import tensorflow as tf
 
 
 def lengths(size, count):
     """How long the parts of `size`, an int or a tensor, are: a list of `count`, as equal as can be."""
-    return [size * (i + 1) // count - size * i // count for i in range(count)]
+    ends = [size * (i + 1) // count for i in range(count - 1)] + [size]
+    return [ends[0], *(end - begin for begin, end in itertools.pairwise(ends))]
 
 
 def each(function, *xs):
