@@ -91,7 +91,9 @@ def _tensor(graph, like, kind, name, scale=None, zero_point=0, **more):
 def _constant(model, graph, values, kind, name, scale=None):
     """Adds a tensor [D] of values, and returns its number."""
     buffer = flatbuffer.add_buffer(model, values)
-    return _tensor(graph, 0, kind, name, scale, buffer=buffer, shape=np.array(values.shape), shapeSignature=None)
+    return _tensor(
+        graph, 0, kind, name, scale, buffer=buffer, shape=np.array(values.shape, np.int32), shapeSignature=None
+    )
 
 
 def _input_scale(ends):

@@ -41,7 +41,10 @@ class LayerNorm(keras.layers.LayerNormalization):
         def run(x):
             x = tf.cast(x, self.compute_dtype)
             if not self._in_rows:
-                return normalized(x, self.epsilon)[0] * gamma + beta
+                centred, inverse = _centred(x, self.epsilon)
+                # In this order: TFLite's converter multiplies a matrix that follows by a gamma that is a factor of its
+                # own, and wrote the vocabulary's a second time for it.
+                return centred * (inverse * gamma) + beta
             rows = _norm_of_rows(tf.reshape(x, [-1, x.shape[-1]]), self.epsilon) * gamma + beta
             return rows if len(x.shape) == 2 else tf.reshape(rows, tf.shape(x))
 
@@ -53,10 +56,15 @@ def layer_norm(epsilon=LAYER_NORM_EPSILON):
     return LayerNorm(epsilon=epsilon, dtype="float32", name="LayerNorm")
 
 
+def _centred(x, epsilon):
+    """x [..., D] without its mean, and 1 / deviation [..., 1]."""
+    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    return centred, tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + epsilon)
+
+
 def normalized(x, epsilon):
     """The part of `layer_norm` that has no weights, for compiled functions: ([..., D], 1 / deviation [..., 1])."""
-    centred = x - tf.reduce_mean(x, -1, keepdims=True)
-    inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + epsilon)
+    centred, inverse = _centred(x, epsilon)
     return centred * inverse, inverse
 
 
