@@ -48,6 +48,12 @@ def _decoder(weights, parts):
     return found
 
 
+def _filled(array, shape):
+    """An array with zeros after it, up to a shape: see `exported.intermediate_size`."""
+    more = [size - there for size, there in zip(shape, array.shape)]
+    return np.pad(array, [(0, n) for n in more]) if any(more) else array
+
+
 def build(make, model, dtype="float32", parts=1):
     """The model to serve.
 
@@ -72,5 +78,5 @@ def build(make, model, dtype="float32", parts=1):
             parts = [f"{scope.removesuffix(attention.JOINED)}{part}/{name}" for part in ("query", "key", "value")]
             v.assign(np.concatenate([weights[part].numpy() for part in parts], -1))
         else:
-            v.assign(weights[v.path].value)  # rounded to its type
+            v.assign(_filled(weights[v.path].numpy(), v.shape))  # rounded to its type
     return made

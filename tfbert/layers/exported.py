@@ -28,6 +28,16 @@ def is_building():
     return getattr(_context, "parts", None) is not None
 
 
+def intermediate_size(size):
+    """How wide the middle of a feed-forward network is to be: I, or some more columns that stay zero.
+
+    A matrix whose rows are whole pages of 4,096 bytes is slow to pack for a product: each number of a column falls
+    into the same few lines of the cache. Of BERT-base's 768 x 3072 a product with 64 rows takes a quarter less time
+    with 3104 columns.
+    """
+    return size + 32 if is_building() and size % 1024 == 0 else size
+
+
 def parts():
     """How many parts rows are in; 1 if layers are not built to be exported."""
     return getattr(_context, "parts", None) or 1

@@ -254,7 +254,7 @@ class TransformerBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.intermediate_size = intermediate_size
+        self.intermediate_size = exported.intermediate_size(intermediate_size)
         self.rematerialize = rematerialize
         self.attention = Attention(
             hidden_size,
@@ -265,7 +265,7 @@ class TransformerBlock(keras.layers.Layer):
             layer_norm_epsilon,
             name="attention",
         )
-        self.intermediate = Intermediate(intermediate_size, activation, initializer_range, name="intermediate")
+        self.intermediate = Intermediate(self.intermediate_size, activation, initializer_range, name="intermediate")
         self.projection = ResidualOutput(
             hidden_size, hidden_dropout, initializer_range, layer_norm_epsilon, name="output"
         )
