@@ -43,9 +43,10 @@ class TestInputWait:
         trainer.run(feed(DEFAULT, batch(), 12), 200, Stop())
         assert 0 < trainer.input_wait_seconds < 0.2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("strategy", "micro_batches"),
-        [("default", 1), ("default", 3), ("mirrored", 1), pytest.param("mirrored", 3, marks=pytest.mark.slow)],
+        [("default", 1), ("default", 3), ("mirrored", 1), ("mirrored", 3)],
     )
     def test_waiting_is_measured_and_nothing_else(self, strategy, micro_batches, request):
         """Steps of 0 seconds that wait, then steps that take their time and do not wait."""

@@ -153,6 +153,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_losses_and_gradients_are_those_of_rows(name):
     """To rounding, without dropout: each example sees itself alone, from position 0."""
