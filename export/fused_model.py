@@ -75,8 +75,8 @@ def build(make, model, dtype="float32", parts=1):
         if v.path in decoder:
             v.assign(decoder[v.path])
         elif scope.endswith(f"/{attention.JOINED}"):
-            parts = [f"{scope.removesuffix(attention.JOINED)}{part}/{name}" for part in ("query", "key", "value")]
-            v.assign(np.concatenate([weights[part].numpy() for part in parts], -1))
+            paths = [f"{scope.removesuffix(attention.JOINED)}{one}/{name}" for one in ("query", "key", "value")]
+            v.assign(np.concatenate([weights[path].numpy() for path in paths], -1))
         else:
             v.assign(_filled(weights[v.path].numpy(), v.shape))  # rounded to its type
     return made

@@ -38,7 +38,7 @@ class ServedModel:
     def __init__(self, folder, batching=None):
         self.folder, self.signatures = folder, loaders.signatures(folder)
         with tf.Graph().as_default() as graph:
-            within, between = parity.threads(folder, os.cpu_count())
+            within, between = parity.threads(folder, os.cpu_count()) or (0, 0)  # 0: its own choice
             threads = {"intra_op_parallelism_threads": within, "inter_op_parallelism_threads": between}
             self._session = tf.compat.v1.Session(graph=graph, config=tf.compat.v1.ConfigProto(**threads))
             tf.compat.v1.saved_model.load(self._session, ["serve"], folder)

@@ -131,20 +131,14 @@ def labels_of(cfg):
     return labels
 
 
-def _arguments(labels, parallelism=()):
-    """Arguments of tensorflow_model_server; the last are (threads of an operation, operations side by side), or ()."""
+def _arguments(labels, threads=()):
+    """Arguments of tensorflow_model_server; `threads` as of `parity.threads`."""
     arguments = ["--model_config_file=/config/models.config", "--model_config_file_poll_wait_seconds=60"]
     # Labels are given while the versions that they are for are still being loaded.
     arguments += ["--allow_version_labels_for_unavailable_models=true"] if labels else []
     arguments += ["--enable_batching=true", "--batching_parameters_file=/config/batching_parameters.txt"]
-    arguments += [f"--tensorflow_{name}_op_parallelism={n}" for name, n in zip(("intra", "inter"), parallelism)]
+    arguments += [f"--tensorflow_{name}_op_parallelism={n}" for name, n in zip(("intra", "inter"), threads)]
     return [*arguments, "--monitoring_config_file=/config/monitoring.config"]
-
-
-def _parallelism(folder, cpus):
-    """What TensorFlow finds by itself, (), but for rows in parts: see `parity.threads`."""
-    parts = parity.settings(folder).get("sequence_parallelism", 1)
-    return parity.threads(folder, cpus) if parts > 1 else ()
 
 
 def _memory(folder):
@@ -177,7 +171,7 @@ def files(cfg, labels):
     memory = sum(_memory(os.path.join(cfg.saved_model, str(version))) for version in versions)
     image = cfg.image or f"{cfg.model_name}:{labels['stable']}"
     stable = os.path.join(cfg.saved_model, str(labels["stable"]))
-    arguments = _arguments(labels, _parallelism(stable, cfg.cpus))
+    arguments = _arguments(labels, parity.threads(stable, cfg.cpus))
     batching, values, origin = _batching(cfg)
     for version in versions:
         require_room(os.path.join(cfg.saved_model, str(version)), values)

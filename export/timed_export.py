@@ -26,7 +26,7 @@ def _told(outputs):
 
 def saved_model(folder, threads):
     """`ask` of a SavedModel in a session."""
-    defs, (within, between) = loaders.signatures(folder), parity.threads(folder, threads)
+    defs, (within, between) = loaders.signatures(folder), parity.threads(folder, threads) or (threads, threads)
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=within, inter_op_parallelism_threads=between)
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     with session.graph.as_default():
