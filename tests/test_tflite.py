@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import ask, loaders, parity, tflite
+from export import ask, flatbuffer, loaders, parity, tflite
 from tests import tiny, tiny_run
 from tfbert import checks
 
@@ -105,6 +105,13 @@ def test_matrices_are_quantized(files):
         return {t["dtype"] for t in details if t["shape"].tolist() == [tiny.V, tiny.D]}
 
     assert types(files[1]) == {np.int8} and types(files[0]) == {np.float32}
+
+
+def test_the_vocabulary_has_one_matrix(files):
+    """The converter would fold gamma of the norm before the scores into a second one."""
+    with open(files[0], "rb") as f:
+        buffers = flatbuffer.read(f.read()).buffers
+    assert [b.data is not None and len(b.data) == 4 * tiny.V * tiny.D for b in buffers].count(True) == 1
 
 
 def test_an_export_of_other_weights_is_refused(run_dir, tmp_path, monkeypatch):
