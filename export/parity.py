@@ -386,12 +386,12 @@ def settings(folder):
 def threads(folder, cores):
     """How many threads a SavedModel is to have for one operation, and for operations side by side: (int, int).
 
-    Of rows in parts (`--sequence_parallelism`) each part is computed by a thread of its own; without, it is () and
+    Of layers in parts (`--tensor_parallelism`) each part is computed by a thread of its own; without, it is () and
     TensorFlow's own choice is good.
 
     Args:
         folder: The SavedModel.
         cores: That there are.
     """
-    parts = settings(folder).get("sequence_parallelism", 1)
+    parts = settings(folder).get("tensor_parallelism", 1)
     return (max(1, cores // parts), cores) if parts > 1 else ()

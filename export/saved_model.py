@@ -78,10 +78,10 @@ class SavedModelConfig:
     dtype: str = config.field(
         "float32", "Of the matrices; bfloat16 is smaller, and its scores differ.", choices=fused_model.DTYPES
     )
-    sequence_parallelism: int = config.field(
+    tensor_parallelism: int = config.field(
         1,
-        "Parts of a row that are computed side by side: for a server of as many threads, each of which computes one "
-        "operation alone (--tensorflow_intra_op_parallelism=1).",
+        "Parts of each layer that are computed side by side: for a server of as many threads, each of which computes "
+        "one operation alone (--tensorflow_intra_op_parallelism=1).",
         lower_bound=1,
     )
     tf_hub: bool = config.field(False, "Also write what TF-Hub's common API has: tf_hub/encoder and preprocessor.")
@@ -164,7 +164,7 @@ def _write(folder, cfg, ready):
     if cfg.tf_hub:
         comparisons["tf_hub"] = tf_hub.write(os.path.join(folder, tf_hub.FOLDER), ready.reference, ready.run)
     settings = {**ready.settings, "pooling": cfg.pooling, "normalize": cfg.normalize, "dtype": cfg.dtype}
-    settings["sequence_parallelism"] = cfg.sequence_parallelism
+    settings["tensor_parallelism"] = cfg.tensor_parallelism
     path = os.path.join(folder, parity.FILE)
     parity.write(
         path, ready.run, ready.step, comparisons, wanted, parity.digests(folder), tolerance=tolerance, settings=settings
@@ -176,7 +176,7 @@ def run(cfg):
     """Exports, compares, and returns the path of the new version."""
     started = time.monotonic()
     checks.require(cfg.output_dir, "--output_dir must be given", "none")
-    ready = prepared.prepare(cfg, cfg.max_input_bytes, cfg.dtype, cfg.sequence_parallelism)
+    ready = prepared.prepare(cfg, cfg.max_input_bytes, cfg.dtype, cfg.tensor_parallelism)
     checks.require(
         not cfg.tf_hub or signatures.has_rows(ready.answering),
         "tf_hub takes a run whose texts are one row",

@@ -12,7 +12,7 @@ from tensorflow.python.util import _pywrap_util_port  # whether oneDNN is on has
 
 from export import fused_model, parity, prepared, saved_model, serving, signatures
 from tests import reference, tiny, tiny_run
-from tfbert import heads
+from tfbert import checks, heads
 from tfbert.layers import exported, transformer
 
 
@@ -37,7 +37,8 @@ def test_answers_are_those_of_the_run(models):
 def test_projections_are_joined_the_table_has_a_copy_and_nothing_else_is_new(models):
     model, served = models
     new = {v.path for v in served.variables} - {v.path for v in model.variables}
-    scopes = [f"bert/encoder/layer_{i}/attention/self/query_key_value" for i in range(tiny.LAYERS)]
+    names = ("attention/self/query_key_value", "attention/output/dense", "intermediate/dense", "output/dense")
+    scopes = [f"bert/encoder/layer_{i}/{name}_0" for i in range(tiny.LAYERS) for name in names]
     scopes.append("cls/predictions/decoder_0")
     assert new == {f"{scope}/{name}" for scope in scopes for name in ("kernel", "bias")}
     sizes = [sum(np.prod(v.shape) for v in m.variables) for m in (served, model)]
@@ -47,15 +48,14 @@ def test_projections_are_joined_the_table_has_a_copy_and_nothing_else_is_new(mod
 
 @pytest.mark.parametrize("parts", [2, 3])
 @pytest.mark.parametrize("batch, length", [(tiny.B, tiny.L), (1, 5), (2, 2), (3, 1), (0, 7)])
-def test_rows_in_parts_give_the_same(models, parts, batch, length):
-    """Of all lengths: parts that differ by one, and parts of nothing."""
+def test_layers_in_parts_give_the_same(models, parts, batch, length):
+    """Of all lengths, and parts that differ by one."""
     model, _ = models
     rng = np.random.default_rng(length)
     inputs = {name: rng.integers(0, 2, (batch, length), np.int32) for name in ("input_mask", "segment_ids")}
     inputs["input_ids"] = rng.integers(0, tiny.V, (batch, length), np.int32)
     inputs["masked_lm_positions"] = rng.integers(0, length, (batch, 2), np.int32)
     made = build(model, parts=parts)
-    assert len([layer for layer in made.layers if layer.name in ("split", "join")]) == 2
     for name, want in model(inputs).items():
         np.testing.assert_allclose(made(inputs)[name], want, atol=2e-5, err_msg=name)
 
@@ -75,6 +75,11 @@ def test_the_vocabulary_is_in_as_many_parts(models):
     assert sum(kernels) == tiny.V and len(kernels) == 3 and max(kernels) - min(kernels) <= 1
 
 
+def test_no_more_parts_than_heads(models):
+    with pytest.raises(checks.InputError, match=f"at most num_attention_heads {tiny.N}; got tensor_parallelism=4"):
+        build(models[0], parts=tiny.N + 1)
+
+
 def test_rows_of_a_matrix_are_no_whole_pages():
     """Zeros beside them change no answer, whatever the activation."""
     for activation in ("gelu", "gelu_erf", "relu"):
@@ -82,8 +87,8 @@ def test_rows_of_a_matrix_are_no_whole_pages():
         model = tiny.randomize(heads.build_pretrainer(config))
         made = fused_model.build(lambda config=config: heads.build_pretrainer(config), model)
         shapes = {v.path: v.shape for v in made.variables}
-        assert shapes["bert/encoder/layer_0/intermediate/dense/kernel"] == (tiny.D, 1056)
-        assert shapes["bert/encoder/layer_0/output/dense/kernel"] == (1056, tiny.D)
+        assert shapes["bert/encoder/layer_0/intermediate/dense_0/kernel"] == (tiny.D, 1056)
+        assert shapes["bert/encoder/layer_0/output/dense_0/kernel"] == (1056, tiny.D)
         inputs = tiny.inputs(tiny.features())
         np.testing.assert_allclose(made(inputs)["masked_lm_logits"], model(inputs)["masked_lm_logits"], atol=5e-5)
 
@@ -102,7 +107,7 @@ def test_bfloat16_kernels_are_stored_so(models):
     model, _ = models
     made = build(model, dtype="bfloat16")
     halves = {v.path.split("/")[-2] for v in made.variables if v.dtype == "bfloat16"}
-    assert halves == {"query_key_value", "dense", "decoder_0"}
+    assert halves == {"query_key_value_0", "dense_0", "dense", "decoder_0"}
     want, found = (m(tiny.inputs(tiny.features())) for m in (model, made))
     for name in ("next_sentence_logits", "masked_lm_logits"):
         assert found[name].dtype == tf.float32
@@ -144,10 +149,16 @@ def assert_layers_are_fused(nodes, head, parts=1):
     """One operation of several in all layers; `head` says whether masks are scored."""
     fused = collections.Counter(b"+".join(node.attr["fused_ops"].list.s) for node in nodes)
     layers = parts * tiny.LAYERS
-    assert fused[b"BiasAdd+Add"] == 2 * layers and fused[b"Mul+Add"] == layers
+    assert fused[b"Mul+Add"] == layers
+    # Two a layer and copy, of which the last layer's first is taken alone.
+    sums = 2 * layers - (parts - 1)
+    if parts == 1:
+        assert fused[b"BiasAdd+Add"] == sums
+    else:  # of the residual and what each part gives
+        assert [len(node.input) for node in nodes if node.op == "AddN"] == [1 + parts] * sums
     norms = [node.attr["epsilon"].f for node in nodes if node.op == "_MklLayerNorm"]
-    # Two a layer, and those of the embeddings and of the head.
-    assert norms == [pytest.approx(tiny.config().layer_norm_eps)] * (2 * layers + 1 + head)
+    # And those of the embeddings and of the head.
+    assert norms == [pytest.approx(tiny.config().layer_norm_eps)] * (sums + 1 + head)
     return fused
 
 
@@ -196,10 +207,10 @@ def test_each_signature_is_one_operation_of_several(exported_run, signature):
 
 @pytest.mark.slow
 @only_with_onednn
-def test_rows_in_parts_are_exported_so_and_served_with_a_thread_each(tmp_path):
+def test_layers_in_parts_are_exported_so_and_served_with_a_thread_each(tmp_path):
     run, folder = tmp_path / "run", tmp_path / "export"
     tiny_run.make(run)
-    cfg = saved_model.SavedModelConfig(run_dir=str(run), output_dir=str(folder), sequence_parallelism=2)
+    cfg = saved_model.SavedModelConfig(run_dir=str(run), output_dir=str(folder), tensor_parallelism=2)
     version = saved_model.run(cfg)  # which compares all signatures through servers' loaders
     nodes = operations(version, "serving_default", text=np.array([b"the [MASK] returns", b"a fox"], object))
     fused = assert_layers_are_fused(nodes, head=True, parts=2)

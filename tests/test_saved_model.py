@@ -248,7 +248,7 @@ def test_parity_says_what_was_compared(served, run_dir):
         "pooling": "mean",
         "normalize": False,
         "dtype": "float32",
-        "sequence_parallelism": 1,
+        "tensor_parallelism": 1,
     }
     assert {"saved_model.pb", "assets/vocab.txt", "variables/variables.index"} < set(about["files"])
     for name, of in about["files"].items():

@@ -12,7 +12,7 @@ from tfbert.layers import (
     layer_mix,
     packs,
     pooler,
-    sequence_parts,
+    tensor_parts,
     transformer,
 )
 
@@ -78,10 +78,9 @@ def build_encoder(
                     kernel_initializer=initializers.truncated_normal(config.initializer_range),
                     name="embedding_hidden_mapping_in",
                 )(hidden)  # [B, L, D]
-            in_parts = exported.parts() > 1
-            join = sequence_parts.Join(name="join") if in_parts else lambda x, _: x
-            states = [hidden]
-            hidden = sequence_parts.Split(exported.parts(), name="split")(hidden) if in_parts else hidden
+            states, copies = [hidden], exported.is_building()
+            whole = tensor_parts.First(name="first") if copies else lambda x, _: x
+            hidden = tensor_parts.Copies(exported.parts(), name="copies")(hidden) if copies else hidden
             for i in range(config.num_hidden_layers):
                 hidden = transformer.TransformerBlock(
                     config.hidden_size,
@@ -95,7 +94,8 @@ def build_encoder(
                     rematerialize,
                     name=f"layer_{i}",
                 )(hidden, attention_bias)
-                states.append(join(hidden, features["input_mask"]))  # those that nothing takes are no part of the model
+                # Those that nothing takes are no part of the model.
+                states.append(whole(hidden, features["input_mask"]))
     hidden = states[-1]
     if layer_dropout is not None:
         hidden = layer_mix.LayerMix(layer_dropout, name="mix")(states)

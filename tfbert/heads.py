@@ -14,7 +14,7 @@ from tfbert.layers import (
     exported,
     initializers,
     packs,
-    sequence_parts,
+    tensor_parts,
     transformer,
 )
 
@@ -50,7 +50,7 @@ class MaskedLanguageModel(keras.layers.Layer):
     The states of the masked positions are gathered first: the vocabulary is the widest axis of the
     model, and about six positions in seven need no scores. The output matrix is the word embedding
     table (Press & Wolf 2017) unless they are not tied; only its bias is the head's own then. A head that is exported
-    (see `tfbert.layers.exported`) has the matrix turned round, [E, V], in as many parts as its rows: the layers
+    (see `tfbert.layers.exported`) has the matrix turned round, [E, V], in as many parts as the layers have: the layers
     `decoders`. One mask is the most common request, and a product of one row with it reads memory two to four times as
     fast as with a table of rows.
 
@@ -84,7 +84,7 @@ class MaskedLanguageModel(keras.layers.Layer):
         super().__init__(**kwargs)
         self.vocab_size, self.width, self.initializer_range = vocab_size, width, initializer_range
         self.transform = Transform(self.width, activation, initializer_range, layer_norm_epsilon, name="transform")
-        widths = sequence_parts.lengths(vocab_size, exported.parts()) if exported.is_building() else []
+        widths = tensor_parts.lengths(vocab_size, exported.parts()) if exported.is_building() else []
         self.decoders = [keras.layers.Dense(n, name=f"{DECODER}_{i}") for i, n in enumerate(widths)]
         self.tied = tied and not self.decoders
 
@@ -119,7 +119,7 @@ class MaskedLanguageModel(keras.layers.Layer):
             # A plain sum: `tf.nn.bias_add` becomes one operation with the product too, but where it is the last one
             # TensorFlow's optimizer of graphs then knows no shapes, and leaves the scores of attention in three.
             pairs = [(tf.convert_to_tensor(d.kernel), tf.convert_to_tensor(d.bias)) for d in self.decoders]
-            return tf.cast(sequence_parts.joined([states @ kernel + bias for kernel, bias in pairs], -1), tf.float32)
+            return tf.cast(tensor_parts.joined([states @ kernel + bias for kernel, bias in pairs], -1), tf.float32)
         table = tf.cast(word_table if self.tied else self.output_weights, self.compute_dtype)  # [V, E]
         if training:
             # The widest tensor of all is not written down twice: the loss casts what it reads.

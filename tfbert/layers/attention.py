@@ -6,9 +6,10 @@ import keras
 import tensorflow as tf
 
 from tfbert import checks
-from tfbert.layers import compiled, dense, dropout, exported, initializers, sequence_parts
+from tfbert.layers import compiled, dense, dropout, exported, initializers, tensor_parts
 
-# The projection to queries, keys and values side by side of a layer that is exported: see `tfbert.layers.exported`.
+# The projections to queries, keys and values side by side of a layer that is exported, one for each of its parts:
+# query_key_value_0, ... See `tfbert.layers.exported`.
 JOINED = "query_key_value"
 
 
@@ -63,12 +64,6 @@ def _weights(scale, rate):
     return weights
 
 
-def _sizes(parts, attention_bias):
-    """(B, F) of each part of rows, of which there is one if it is not in parts; see `SelfAttention`."""
-    batch, length = tf.unstack(tf.gather(tf.shape(attention_bias), [0, 3]))
-    return [(batch, n) for n in sequence_parts.lengths(length, len(parts))]
-
-
 class SelfAttention(keras.layers.Layer):
     """Attends within one sequence and returns its heads side by side.
 
@@ -82,13 +77,13 @@ class SelfAttention(keras.layers.Layer):
         initializer_range: Deviation of the kernels' initialiser.
 
     Call args:
-        hidden: float [B, L, D], or without training its rows [B L, D], or a list of the rows of its parts (see
-            `sequence_parts`).
-        attention_bias: float [B, 1, 1 or L, L], added to the scores; in parts [B, 1, 1, L].
+        hidden: float [B, L, D], or without training its rows [B L, D]; exported, a list of copies of those (see
+            `tensor_parts`).
+        attention_bias: float [B, 1, 1 or L, L], added to the scores.
         training: Whether to drop.
 
     Returns:
-        As `hidden`.
+        As `hidden`; exported, a list of its parts: rows [B L, some of the heads].
 
     Raises:
         InputError: `hidden_size` is not a multiple of `num_attention_heads`.
@@ -103,13 +98,20 @@ class SelfAttention(keras.layers.Layer):
         )
         self.num_attention_heads = num_attention_heads
         self.size_per_head = hidden_size // num_attention_heads
-        names, width = ("query", "key", "value"), hidden_size
-        self.joined = exported.is_building()
-        if self.joined:
-            names, width = (JOINED,), 3 * hidden_size
+        widths = dict.fromkeys(("query", "key", "value"), hidden_size)
+        self.widths = None  # of the parts of the context, where it is in parts
+        if exported.is_building():
+            checks.require(
+                exported.parts() <= num_attention_heads,
+                f"tensor_parallelism must be at most num_attention_heads {num_attention_heads}",
+                f"tensor_parallelism={exported.parts()}",
+            )
+            heads = tensor_parts.lengths(num_attention_heads, exported.parts())
+            self.widths = [n * self.size_per_head for n in heads]
+            widths = dict(zip(tensor_parts.names(JOINED, heads), [3 * width for width in self.widths]))
         self.projections = [
             keras.layers.Dense(width, kernel_initializer=initializers.truncated_normal(initializer_range), name=name)
-            for name in names
+            for name, width in widths.items()
         ]
         self.dropout = dropout.Dropout(dropout_rate, name="dropout")
 
@@ -123,30 +125,23 @@ class SelfAttention(keras.layers.Layer):
         """See the class."""
         if training:
             return self._train(hidden, attention_bias)
-        parts = hidden if isinstance(hidden, list) else [hidden]
-        sizes = _sizes(parts, attention_bias)
-        queries, key, value = self._heads(parts, sizes)
-        contexts = [self._context(query, key, value, attention_bias, size) for query, size in zip(queries, sizes)]
-        # To the shape of what is added to them: TensorFlow's optimizer of graphs must see that both are of one shape.
-        contexts = [tf.reshape(context, tf.shape(part)) for context, part in zip(contexts, parts)]
-        return contexts if isinstance(hidden, list) else contexts[0]
-
-    def _context(self, query, key, value, attention_bias, size):
-        """What queries [B, N, F, H] find: [B, F, N, H]."""
-        weights = tf.cast(self._shares(query, key, attention_bias), self.compute_dtype)  # [B, N, F, T]
-        context = tf.matmul(weights, value)  # [B, N, F, H]
-        if not self.joined:
-            return tf.transpose(context, [0, 2, 1, 3])
-        return tf.gather(tf.reshape(context, [-1, self.size_per_head]), self._places_of_context(*size))
+        size = tf.unstack(tf.gather(tf.shape(attention_bias), [0, 3]))
+        if self.widths:
+            projected = [dense.rows(rows, p) for rows, p in zip(hidden, self.projections)]
+            return [self._part(x, attention_bias, *size) for x in projected]
+        query, key, value = self._heads(tf.reshape(hidden, [-1, hidden.shape[-1]]), *size)
+        context = tf.transpose(self._context(query, key, value, attention_bias), [0, 2, 1, 3])  # [B, L, N, H]
+        return tf.reshape(context, tf.shape(hidden))
 
     def shares(self, hidden, attention_bias):
         """The share of its attention that each query gives each key, float32 [B, N, F, T].
 
         Args:
-            hidden: As of `call`, not in parts.
+            hidden: As of `call`; not of a layer that is exported.
             attention_bias: As of `call`.
         """
-        (query,), key, _ = self._heads([hidden], _sizes([hidden], attention_bias))
+        size = tf.unstack(tf.gather(tf.shape(attention_bias), [0, 3]))
+        query, key, _ = self._heads(tf.reshape(hidden, [-1, hidden.shape[-1]]), *size)
         return self._shares(query, key, attention_bias)
 
     def _shares(self, query, key, attention_bias):
@@ -155,40 +150,33 @@ class SelfAttention(keras.layers.Layer):
         scores = tf.cast(scores, tf.float32) * self.size_per_head**-0.5 + tf.cast(attention_bias, tf.float32)
         return tf.nn.softmax(scores)
 
-    def _heads(self, parts, sizes):
-        """Queries of each part, a list of [B, N, F, H], and keys and values of all parts [B, N, T, H]."""
-        rows = [tf.reshape(x, [-1, x.shape[-1]]) for x in parts]
-        projected = zip(*[dense.rows(rows, p) for p in self.projections])  # of each part
-        heads = self._gathered if self.joined else self._transposed
-        queries, keys, values = zip(*[heads(p, *size) for p, size in zip(projected, sizes)])
-        return queries, sequence_parts.joined(keys, 2), sequence_parts.joined(values, 2)
+    def _context(self, query, key, value, attention_bias):
+        """What queries find: all [B, N, L, H]."""
+        return tf.matmul(tf.cast(self._shares(query, key, attention_bias), self.compute_dtype), value)
 
-    def _transposed(self, projected, batch, length):
-        """Queries, keys and values of rows, each [B L, D], as [B, N, L, H]."""
+    def _heads(self, rows, batch, length):
+        """Queries, keys and values of rows [B L, D], each [B, N, L, H]."""
         shape = tf.stack([batch, length, self.num_attention_heads, self.size_per_head])
-        return [tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3]) for x in projected]
-
-    def _gathered(self, projected, batch, length):
-        """The same of rows that have them side by side, one of [B L, 3 D]."""
-        vectors = tf.reshape(projected[0], [-1, self.size_per_head])  # [B L 3 N, H]
-        return [tf.gather(vectors, places) for places in self._places_of_heads(batch, length)]
+        return [tf.transpose(tf.reshape(dense.rows(rows, p), shape), [0, 2, 1, 3]) for p in self.projections]
 
     # A layer that is exported lays its heads out by gathering vectors of H numbers, which is to copy memory; a
     # transpose is an operation of oneDNN's, which takes its time to begin and to wake up threads. Places are the same
     # in all layers, and TensorFlow's optimizer of graphs computes them once.
 
-    def _places_of_heads(self, batch, length):
-        """Where queries, keys and values are among the vectors [B, L, 3, N]: three of int32 [B, N, L]."""
-        heads = self.num_attention_heads
+    def _part(self, projected, attention_bias, batch, length):
+        """What some heads find, whose queries, keys and values are side by side: [B L, 3 n H] -> [B L, n H]."""
+        heads = projected.shape[-1] // (3 * self.size_per_head)
+        vectors = tf.reshape(projected, [-1, self.size_per_head])  # [B L 3 n, H]
         token = tf.reshape(3 * heads * tf.range(batch * length), tf.stack([batch, 1, length]))
-        query = token + tf.reshape(tf.range(heads), [heads, 1])
-        return query, query + heads, query + 2 * heads
-
-    def _places_of_context(self, batch, length):
-        """Where the heads of each token are among the vectors [B, N, L]: int32 [B, L, N]."""
-        heads = self.num_attention_heads
+        query = token + tf.reshape(tf.range(heads), [heads, 1])  # [B, n, L], as those of keys and values
+        heads_of = [tf.gather(vectors, places) for places in (query, query + heads, query + 2 * heads)]
+        context = tf.reshape(self._context(*heads_of, attention_bias), [-1, self.size_per_head])  # [B n L, H]
         row = tf.reshape(heads * length * tf.range(batch), [-1, 1, 1])
-        return row + tf.expand_dims(tf.range(length), 1) + length * tf.range(heads)
+        places = row + tf.expand_dims(tf.range(length), 1) + length * tf.range(heads)  # [B, L, n]
+        # TensorFlow's optimizer of graphs must see that rows are as many as those that the projection of this is added
+        # to: it follows a piece of a shape through a concatenation, and not an element of it.
+        shape = tf.concat([tf.shape(projected)[:1], [heads * self.size_per_head]], 0)
+        return tf.reshape(tf.gather(context, places), shape)
 
     def _train(self, hidden, attention_bias):
         """`call` with dropout, as one product for queries, keys and values, and compiled functions between products."""

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfbert.layers import compiled, sequence_parts
+from tfbert.layers import compiled
 
 
 @tf.custom_gradient
@@ -63,17 +63,13 @@ def rows(x, layer):
     `keras.layers.Dense` has it where x is not a matrix.
 
     Args:
-        x: float [..., D], or a list of parts.
-        layer: The `keras.layers.Dense`.
+        x: float [..., D].
+        layer: The `keras.layers.Dense`, which may have no bias.
 
     Returns:
-        float [..., I], or a list of parts.
+        float [..., I].
     """
-    kernel, bias = (tf.convert_to_tensor(v) for v in (layer.kernel, layer.bias))
-
-    def run(x):
-        flat = x if len(x.shape) == 2 else tf.reshape(x, [-1, x.shape[-1]])
-        y = tf.nn.bias_add(tf.matmul(flat, kernel), bias)
-        return y if len(x.shape) == 2 else tf.reshape(y, tf.concat([tf.shape(x)[:-1], [bias.shape[0]]], 0))
-
-    return sequence_parts.each(run, x)
+    flat = x if len(x.shape) == 2 else tf.reshape(x, [-1, x.shape[-1]])
+    y = tf.matmul(flat, tf.convert_to_tensor(layer.kernel))
+    y = tf.nn.bias_add(y, tf.convert_to_tensor(layer.bias)) if layer.use_bias else y
+    return y if len(x.shape) == 2 else tf.reshape(y, tf.concat([tf.shape(x)[:-1], [layer.units]], 0))

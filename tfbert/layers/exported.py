@@ -3,18 +3,20 @@
 A product with the kernels of queries, keys and values side by side is one operation in place of three, there is a way
 to write a layer norm that a server makes one operation of, and a single mask has its scores sooner from a matrix that
 is turned round. A training step has none of them, nor has TFLite. So layers that are built inside `building` have other
-variables and operations, and the same answers: see `export.fused_model`. Rows may be in parts: see `sequence_parts`.
+variables and operations, and the same answers: see `export.fused_model`. They may be in parts: see `tensor_parts`.
 """
 
 import contextlib
 import threading
+
+from tfbert.layers import tensor_parts
 
 _context = threading.local()
 
 
 @contextlib.contextmanager
 def building(parts=1):
-    """Inside, in this thread, layers are built to be exported, with rows and the vocabulary in so many parts."""
+    """Inside, in this thread, layers are built to be exported, with matrices in so many parts."""
     outer = getattr(_context, "parts", None)
     _context.parts = parts
     try:
@@ -28,16 +30,20 @@ def is_building():
     return getattr(_context, "parts", None) is not None
 
 
-def intermediate_size(size):
-    """How wide the middle of a feed-forward network is to be: I, or some more columns that stay zero.
+def intermediate_sizes(size):
+    """How wide the parts of a feed-forward network's middle are to be: of I, or some more columns that stay zero.
+
+    None if layers are not built to be exported.
 
     A matrix whose rows are whole pages of 4,096 bytes is slow to pack for a product: each number of a column falls
     into the same few lines of the cache. Of BERT-base's 768 x 3072 a product with 64 rows takes a quarter less time
     with 3104 columns.
     """
-    return size + 32 if is_building() and size % 1024 == 0 else size
+    if not is_building():
+        return None
+    return [n + 32 if n % 1024 == 0 else n for n in tensor_parts.lengths(size, parts())]
 
 
 def parts():
-    """How many parts rows are in; 1 if layers are not built to be exported."""
+    """How many parts layers are in; 1 if they are not built to be exported."""
     return getattr(_context, "parts", None) or 1

@@ -5,7 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from tfbert.layers import activations, attention, compiled, dense, dropout, exported, initializers, sequence_parts
+from tfbert.layers import activations, attention, compiled, dense, dropout, exported, initializers, tensor_parts
 
 # google-research/bert's; the paper gives none.
 LAYER_NORM_EPSILON = 1e-12
@@ -35,20 +35,21 @@ class LayerNorm(keras.layers.LayerNormalization):
         self._in_rows = exported.is_building()
 
     def call(self, x):
-        """float [..., D], or a list of parts -> the same, in the layer's dtype."""
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        """float [..., D], or a list of such -> the same, in the layer's dtype."""
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # read once for all
+        if isinstance(x, list):
+            return [self._normed(one, gamma, beta) for one in x]
+        return self._normed(x, gamma, beta)
 
-        def run(x):
-            x = tf.cast(x, self.compute_dtype)
-            if not self._in_rows:
-                centred, inverse = _centred(x, self.epsilon)
-                # In this order: TFLite's converter multiplies a matrix that follows by a gamma that is a factor of its
-                # own, and wrote the vocabulary's a second time for it.
-                return centred * (inverse * gamma) + beta
-            rows = _norm_of_rows(tf.reshape(x, [-1, x.shape[-1]]), self.epsilon) * gamma + beta
-            return rows if len(x.shape) == 2 else tf.reshape(rows, tf.shape(x))
-
-        return sequence_parts.each(run, x)
+    def _normed(self, x, gamma, beta):
+        x = tf.cast(x, self.compute_dtype)
+        if not self._in_rows:
+            centred, inverse = _centred(x, self.epsilon)
+            # In this order: TFLite's converter multiplies a matrix that follows by a gamma that is a factor of its own,
+            # and wrote the vocabulary's a second time for it.
+            return centred * (inverse * gamma) + beta
+        rows = _norm_of_rows(tf.reshape(x, [-1, x.shape[-1]]), self.epsilon) * gamma + beta
+        return rows if len(x.shape) == 2 else tf.reshape(rows, tf.shape(x))
 
 
 def layer_norm(epsilon=LAYER_NORM_EPSILON):
@@ -110,13 +111,14 @@ class ResidualOutput(keras.layers.Layer):
 
     Args:
         hidden_size: D.
+        widths: Of the parts of x, where it is exported (see `tensor_parts`); None otherwise.
         dropout_rate: Rate in [0, 1] at which the projection is dropped.
         initializer_range: Deviation of the kernel's initialiser.
         layer_norm_epsilon: What the norm adds to the variance.
 
     Call args:
-        x: float [B, L, any], or without training its rows [B L, any], or a list of parts of either.
-        residual: float [B, L, D], likewise.
+        x: float [B, L, any], or without training its rows [B L, any]; exported, a list of parts of those.
+        residual: float [B, L, D], or without training its rows; exported, a list of copies of those.
         training: Whether to drop.
 
     Returns:
@@ -124,42 +126,52 @@ class ResidualOutput(keras.layers.Layer):
     """
 
     def __init__(
-        self, hidden_size, dropout_rate, initializer_range=0.02, layer_norm_epsilon=LAYER_NORM_EPSILON, **kwargs
+        self,
+        hidden_size,
+        dropout_rate,
+        initializer_range=0.02,
+        layer_norm_epsilon=LAYER_NORM_EPSILON,
+        widths=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
-        self.dense = keras.layers.Dense(
-            hidden_size, kernel_initializer=initializers.truncated_normal(initializer_range), name="dense"
-        )
+        self.widths = widths
+        initializer = initializers.truncated_normal(initializer_range)
+        self.denses = [
+            keras.layers.Dense(hidden_size, use_bias=i == 0, kernel_initializer=initializer, name=name)
+            for i, name in enumerate(tensor_parts.names("dense", widths))
+        ]
         self.dropout = dropout.Dropout(dropout_rate, name="dropout")
         self.LayerNorm = layer_norm(layer_norm_epsilon)
 
     def build(self, x_shape, residual_shape):
         """Builds the sublayers for x [B, L, any] and residual [B, L, D]."""
-        self.dense.build(x_shape)
+        for layer, width in zip(self.denses, self.widths or x_shape[-1:], strict=True):
+            layer.build((*residual_shape[:-1], width))
         self.dropout.build(None)
         self.LayerNorm.build(residual_shape)
 
     def call(self, x, residual, training=False):
         """See the class."""
         if training:
-            x = dense.dense(x, tf.convert_to_tensor(self.dense.kernel), tf.convert_to_tensor(self.dense.bias))
+            (layer,) = self.denses
+            x = dense.dense(x, tf.convert_to_tensor(layer.kernel), tf.convert_to_tensor(layer.bias))
             gamma, beta = (tf.convert_to_tensor(v) for v in (self.LayerNorm.gamma, self.LayerNorm.beta))
             residual_norm = _residual_norm(self.dropout.rate, self.LayerNorm.epsilon)
             return residual_norm(x, residual, gamma, beta, self.dropout.words())
-        # The sum is a float32 number too: adding in bfloat16 would round what the norm then magnifies.
-        summed = sequence_parts.each(
-            lambda x, residual: tf.cast(x, tf.float32) + tf.cast(residual, tf.float32),
-            dense.rows(x, self.dense),
-            residual,
-        )
-        return sequence_parts.each(lambda x: tf.cast(x, self.compute_dtype), self.LayerNorm(summed))
+        parts, residuals = (x, residual) if self.widths else ([x], [residual])
+        # Sums are float32 numbers too: adding in bfloat16 would round what the norm then magnifies.
+        products = [tf.cast(dense.rows(part, layer), tf.float32) for part, layer in zip(parts, self.denses)]
+        sums = [functools.reduce(tf.add, [products[0], tf.cast(x, tf.float32), *products[1:]]) for x in residuals]
+        copies = [tf.cast(x, self.compute_dtype) for x in self.LayerNorm(sums)]
+        return copies if self.widths else copies[0]
 
 
 class Attention(keras.layers.Layer):
     """Self-attention, projected back and normed; `attention/{self,output}` of Google's checkpoints.
 
-    Call args and result as of `TransformerBlock`, but that without training `hidden` may be rows [B L, D] (or a list of
-    parts of them).
+    Call args and result as of `TransformerBlock`, but that without training `hidden` may be rows [B L, D]; or a list of
+    copies of them, exported.
     """
 
     def __init__(
@@ -176,8 +188,9 @@ class Attention(keras.layers.Layer):
         self.self_attention = attention.SelfAttention(
             hidden_size, num_attention_heads, attention_dropout, initializer_range, name="self"
         )
+        widths = self.self_attention.widths
         self.projection = ResidualOutput(
-            hidden_size, hidden_dropout, initializer_range, layer_norm_epsilon, name="output"
+            hidden_size, hidden_dropout, initializer_range, layer_norm_epsilon, widths, name="output"
         )
 
     def build(self, hidden_shape, attention_bias_shape=None):
@@ -192,24 +205,34 @@ class Attention(keras.layers.Layer):
 
 
 class Intermediate(keras.layers.Layer):
-    """activation(dense(x)), [B, L, D] -> [B, L, I], or rows -> rows: Vaswani et al. 2017, section 3.3, first half."""
+    """activation(dense(x)), [B, L, D] -> [B, L, I], or rows -> rows: Vaswani et al. 2017, section 3.3, first half.
+
+    Exported, it gives a list of the rows of parts of I (see `tensor_parts`), as wide as `widths`.
+    """
 
     def __init__(self, intermediate_size, activation, initializer_range, **kwargs):
         super().__init__(**kwargs)
-        self.dense = keras.layers.Dense(
-            intermediate_size, kernel_initializer=initializers.truncated_normal(initializer_range), name="dense"
-        )
+        self.widths = exported.intermediate_sizes(intermediate_size)
+        initializer = initializers.truncated_normal(initializer_range)
+        self.denses = [
+            keras.layers.Dense(width, kernel_initializer=initializer, name=name)
+            for name, width in zip(tensor_parts.names("dense", self.widths), self.widths or [intermediate_size])
+        ]
         self.activation_name, self.activation = activation, activations.BY_NAME[activation]
 
     def build(self, shape):
-        """Builds the dense layer for [B, L, D]."""
-        self.dense.build(shape)
+        """Builds the dense layers for [B, L, D]."""
+        for layer in self.denses:
+            layer.build(shape)
 
     def call(self, x, training=False):
         """See the class."""
         if not training:
-            return sequence_parts.each(self.activation, dense.rows(x, self.dense))
-        x = dense.dense(x, tf.convert_to_tensor(self.dense.kernel), tf.convert_to_tensor(self.dense.bias))
+            copies = x if self.widths else [x]
+            parts = [self.activation(dense.rows(rows, layer)) for rows, layer in zip(copies, self.denses)]
+            return parts if self.widths else parts[0]
+        (layer,) = self.denses
+        x = dense.dense(x, tf.convert_to_tensor(layer.kernel), tf.convert_to_tensor(layer.bias))
         return activations.compiled_by_name(self.activation_name)(x)
 
 
@@ -229,7 +252,7 @@ class TransformerBlock(keras.layers.Layer):
             block once more there (Chen et al. 2016, section 3): about a third more time for less memory.
 
     Call args:
-        hidden: float [B, L, D]; or, to be exported, a list of the rows of its parts (see `sequence_parts`).
+        hidden: float [B, L, D]; exported, a list of copies of its rows [B L, D] (see `tensor_parts`).
         attention_bias: float [B, 1, 1 or L, L], added to the scores.
         training: Whether to drop.
 
@@ -254,7 +277,7 @@ class TransformerBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.intermediate_size = exported.intermediate_size(intermediate_size)
+        self.intermediate_size = intermediate_size
         self.rematerialize = rematerialize
         self.attention = Attention(
             hidden_size,
@@ -265,13 +288,13 @@ class TransformerBlock(keras.layers.Layer):
             layer_norm_epsilon,
             name="attention",
         )
-        self.intermediate = Intermediate(self.intermediate_size, activation, initializer_range, name="intermediate")
+        self.intermediate = Intermediate(intermediate_size, activation, initializer_range, name="intermediate")
         self.projection = ResidualOutput(
-            hidden_size, hidden_dropout, initializer_range, layer_norm_epsilon, name="output"
+            hidden_size, hidden_dropout, initializer_range, layer_norm_epsilon, self.intermediate.widths, name="output"
         )
 
     def build(self, hidden_shape, attention_bias_shape=None):
-        """Builds the sublayers for [B, L, D], or a list of parts."""
+        """Builds the sublayers for [B, L, D], or a list of copies."""
         hidden_shape = hidden_shape[0] if isinstance(hidden_shape, list) else hidden_shape
         self.attention.build(hidden_shape)
         self.intermediate.build(hidden_shape)
