@@ -56,6 +56,8 @@ def test_layers_in_parts_give_the_same(models, parts, batch, length):
     inputs["input_ids"] = rng.integers(0, tiny.V, (batch, length), np.int32)
     inputs["masked_lm_positions"] = rng.integers(0, length, (batch, 2), np.int32)
     made = build(model, parts=parts)
+    for name in ("query_key_value", "attention/output/dense", "intermediate/dense"):  # a kernel for each part
+        assert len([v for v in made.variables if f"/{name}_" in v.path and v.name == "kernel"]) == parts * tiny.LAYERS
     for name, want in model(inputs).items():
         np.testing.assert_allclose(made(inputs)[name], want, atol=2e-5, err_msg=name)
 

@@ -111,10 +111,10 @@ class ResidualOutput(keras.layers.Layer):
 
     Args:
         hidden_size: D.
-        widths: Of the parts of x, where it is exported (see `tensor_parts`); None otherwise.
         dropout_rate: Rate in [0, 1] at which the projection is dropped.
         initializer_range: Deviation of the kernel's initialiser.
         layer_norm_epsilon: What the norm adds to the variance.
+        widths: Of the parts of x, where it is exported (see `tensor_parts`); None otherwise.
 
     Call args:
         x: float [B, L, any], or without training its rows [B L, any]; exported, a list of parts of those.
