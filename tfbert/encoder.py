@@ -11,6 +11,7 @@ from tfbert.layers import (
     initializers,
     layer_mix,
     packs,
+    padding_free,
     pooler,
     tensor_parts,
     transformer,
@@ -58,6 +59,8 @@ def build_encoder(
         features = {n: chunks.ToChunks(chunk_length, name=f"chunks_of_{n}")(x) for n, x in inputs.items()}
     width = config.embedding_size or config.hidden_size
     pattern = attention_masks.packed if packed or unpacks else attention_masks.padding
+    is_exported = exported.is_building()
+    tokens = padding_free.Tokens(name="tokens_of_rows")(features["input_mask"]) if is_exported else None
     with keras.name_scope("bert"):
         hidden, _ = embeddings.Embeddings(
             config.vocab_size,
@@ -68,7 +71,7 @@ def build_encoder(
             config.initializer_range,
             config.layer_norm_eps,
             name="embeddings",
-        )(features["input_ids"], features["segment_ids"], position_ids)
+        )(features["input_ids"], features["segment_ids"], position_ids, tokens)
         attention_bias = attention_masks.AttentionBias(pattern, name="attention_bias")(features["input_mask"])
         with keras.name_scope("encoder"):
             if width != config.hidden_size:
@@ -77,10 +80,10 @@ def build_encoder(
                     config.hidden_size,
                     kernel_initializer=initializers.truncated_normal(config.initializer_range),
                     name="embedding_hidden_mapping_in",
-                )(hidden)  # [B, L, D]
-            states, copies = [hidden], exported.is_building()
-            whole = tensor_parts.First(name="first") if copies else lambda x, _: x
-            hidden = tensor_parts.Copies(exported.parts(), name="copies")(hidden) if copies else hidden
+                )(hidden)  # [B, L, D]; exported, [T, D]
+            in_rows = padding_free.InRows(name="in_rows") if is_exported else lambda x, _: x
+            states = [in_rows(hidden, tokens)]
+            hidden = tensor_parts.Copies(exported.parts(), name="copies")(hidden) if is_exported else hidden
             for i in range(config.num_hidden_layers):
                 hidden = transformer.TransformerBlock(
                     config.hidden_size,
@@ -93,9 +96,9 @@ def build_encoder(
                     config.layer_norm_eps,
                     rematerialize,
                     name=f"layer_{i}",
-                )(hidden, attention_bias)
+                )(hidden, attention_bias, tokens)
                 # Those that nothing takes are no part of the model.
-                states.append(whole(hidden, features["input_mask"]))
+                states.append(in_rows(hidden, tokens))
     hidden = states[-1]
     if layer_dropout is not None:
         hidden = layer_mix.LayerMix(layer_dropout, name="mix")(states)

@@ -77,13 +77,14 @@ class SelfAttention(keras.layers.Layer):
         initializer_range: Deviation of the kernels' initialiser.
 
     Call args:
-        hidden: float [B, L, D], or without training its rows [B L, D]; exported, a list of copies of those (see
-            `tensor_parts`).
+        hidden: float [B, L, D], or without training its rows [B L, D]; exported, a list of copies of the states of
+            tokens [T, D] (see `tensor_parts`).
         attention_bias: float [B, 1, 1 or L, L], added to the scores.
+        tokens: Exported, what `padding_free.Tokens` gives.
         training: Whether to drop.
 
     Returns:
-        As `hidden`; exported, a list of its parts: rows [B L, some of the heads].
+        As `hidden`; exported, a list of its parts: [T, some of the heads].
 
     Raises:
         InputError: `hidden_size` is not a multiple of `num_attention_heads`.
@@ -121,14 +122,14 @@ class SelfAttention(keras.layers.Layer):
             projection.build(hidden_shape)
         self.dropout.build(None)
 
-    def call(self, hidden, attention_bias, training=False):
+    def call(self, hidden, attention_bias, tokens=None, training=False):
         """See the class."""
         if training:
             return self._train(hidden, attention_bias)
-        size = tf.unstack(tf.gather(tf.shape(attention_bias), [0, 3]))
         if self.widths:
             projected = [dense.rows(rows, p) for rows, p in zip(hidden, self.projections)]
-            return [self._part(x, attention_bias, *size) for x in projected]
+            return [self._part(x, attention_bias, tokens) for x in projected]
+        size = tf.unstack(tf.gather(tf.shape(attention_bias), [0, 3]))
         query, key, value = self._heads(tf.reshape(hidden, [-1, hidden.shape[-1]]), *size)
         context = tf.transpose(self._context(query, key, value, attention_bias), [0, 2, 1, 3])  # [B, L, N, H]
         return tf.reshape(context, tf.shape(hidden))
@@ -163,16 +164,19 @@ class SelfAttention(keras.layers.Layer):
     # transpose is an operation of oneDNN's, which takes its time to begin and to wake up threads. Places are the same
     # in all layers, and TensorFlow's optimizer of graphs computes them once.
 
-    def _part(self, projected, attention_bias, batch, length):
-        """What some heads find, whose queries, keys and values are side by side: [B L, 3 n H] -> [B L, n H]."""
+    def _part(self, projected, attention_bias, tokens):
+        """What some heads find, whose queries, keys and values are side by side: [T, 3 n H] -> [T, n H]."""
+        slots, numbers, _ = tokens
+        length = tf.shape(numbers)[1]
         heads = projected.shape[-1] // (3 * self.size_per_head)
-        vectors = tf.reshape(projected, [-1, self.size_per_head])  # [B L 3 n, H]
-        token = tf.reshape(3 * heads * tf.range(batch * length), tf.stack([batch, 1, length]))
-        query = token + tf.reshape(tf.range(heads), [heads, 1])  # [B, n, L], as those of keys and values
+        vectors = tf.reshape(projected, [-1, self.size_per_head])  # [T 3 n, H]
+        query = 3 * heads * tf.expand_dims(numbers, 1) + tf.reshape(tf.range(heads), [heads, 1])
+        # [B, n, L], as those of keys and values. In padding stands a token, which no other one looks at.
         heads_of = [tf.gather(vectors, places) for places in (query, query + heads, query + 2 * heads)]
         context = tf.reshape(self._context(*heads_of, attention_bias), [-1, self.size_per_head])  # [B n L, H]
-        row = tf.reshape(heads * length * tf.range(batch), [-1, 1, 1])
-        places = row + tf.expand_dims(tf.range(length), 1) + length * tf.range(heads)  # [B, L, n]
+        # Row b begins n L b vectors from the first one, and L b slots.
+        first = slots + (heads - 1) * length * (slots // length)
+        places = tf.expand_dims(first, 1) + length * tf.range(heads)  # [T, n]
         # TensorFlow's optimizer of graphs must see that rows are as many as those that the projection of this is added
         # to: it follows a piece of a shape through a concatenation, and not an element of it.
         shape = tf.concat([tf.shape(projected)[:1], [heads * self.size_per_head]], 0)

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfbert import checks
-from tfbert.layers import compiled, dropout, exported, initializers, transformer
+from tfbert.layers import compiled, dropout, initializers, transformer
 
 
 @functools.cache
@@ -69,10 +69,12 @@ class Embeddings(keras.layers.Layer):
         input_ids: int32 [B, L].
         segment_ids: int32 [B, L].
         position_ids: int32 [B, L], less than `max_position_embeddings`; None for 0, 1, 2, ... in each row.
+        tokens: Exported, what `padding_free.Tokens` gives: position_ids are None then.
         training: Whether to drop.
 
     Returns:
-        (float [B, L, E], the table of words in the same dtype [V, E], which scores may be computed with).
+        (float [B, L, E], or of tokens [T, E], the table of words in the same dtype [V, E], which scores may be computed
+        with).
 
     Raises:
         InputError: L is known when the graph is built, and longer than `max_position_embeddings`.
@@ -96,7 +98,7 @@ class Embeddings(keras.layers.Layer):
             "token_type_embeddings": (type_vocab_size, embedding_size),
             "position_embeddings": (max_position_embeddings, embedding_size),
         }
-        self.initializer_range, self._in_rows = initializer_range, exported.is_building()
+        self.initializer_range = initializer_range
         self.LayerNorm = transformer.layer_norm(layer_norm_epsilon)
         self.dropout = dropout.Dropout(dropout_rate, name="dropout")
 
@@ -118,21 +120,25 @@ class Embeddings(keras.layers.Layer):
         self.LayerNorm.build((None, None, self.table_shapes["word_embeddings"][1]))
         self.dropout.build(None)
 
-    def call(self, input_ids, segment_ids, position_ids=None, training=False):
+    def call(self, input_ids, segment_ids, position_ids=None, tokens=None, training=False):
         """See the class."""
+        slots = None
+        if tokens is not None:
+            slots, length = tokens[0], tf.shape(input_ids)[1]
+            input_ids, segment_ids = (tf.gather(tf.reshape(x, [-1]), slots) for x in (input_ids, segment_ids))  # [T]
         table = tf.convert_to_tensor(self.word_embeddings)
         if training:
             words, table = look_up(table, input_ids, self.compute_dtype)  # [B, L, E], [V, E]
         else:
             words, table = tf.gather(table, input_ids), tf.cast(table, self.compute_dtype)
         # Few rows: a product with one-hot vectors has a cheaper gradient than a lookup.
-        # That of rows is done in a fifth of the time when it is served.
-        segments = tf.reshape(segment_ids, [-1]) if self._in_rows else segment_ids
-        segments = tf.one_hot(segments, self.table_shapes["token_type_embeddings"][0])
-        segments = tf.matmul(segments, self.token_type_embeddings)  # [B, L, E], or [B L, E]
-        segments = tf.reshape(segments, tf.shape(words)) if self._in_rows else segments
-        if position_ids is None:
-            positions = self._first_positions(input_ids)  # [L, E]
+        segments = tf.one_hot(segment_ids, self.table_shapes["token_type_embeddings"][0])
+        segments = tf.matmul(segments, self.token_type_embeddings)  # [B, L, E]
+        if slots is not None:
+            positions = tf.gather(self._first_positions(length), slots % length)  # [T, E]
+        elif position_ids is None:
+            self._require_length(input_ids.shape[1])
+            positions = self._first_positions(tf.shape(input_ids)[1])  # [L, E]
         else:
             positions = tf.gather(self.position_embeddings, position_ids)  # [B, L, E]
         if training:
@@ -141,14 +147,17 @@ class Embeddings(keras.layers.Layer):
             return normed(words, segments, positions, gamma, beta, self.dropout.words()), table
         return tf.cast(self.LayerNorm(words + segments + positions), self.compute_dtype), table
 
-    def _first_positions(self, input_ids):
-        """Embeddings of the positions 0, 1, 2, ...: [L, E]."""
-        longest, width = self.table_shapes["position_embeddings"]
-        static_length = input_ids.shape[1]
+    def _require_length(self, length):
+        """Raises if rows are known to be too long when the graph is built."""
+        longest, _ = self.table_shapes["position_embeddings"]
         checks.require(
-            static_length is None or static_length <= longest,
+            length is None or length <= longest,
             "a sequence must not be longer than max_position_embeddings",
-            f"{static_length} tokens, max_position_embeddings={longest}",
+            f"{length} tokens, max_position_embeddings={longest}",
         )
+
+    def _first_positions(self, length):
+        """Embeddings of the positions 0, 1, 2, ...: [L, E]."""
+        _, width = self.table_shapes["position_embeddings"]
         # slice fails on a length beyond the table, where [:length] would give fewer rows.
-        return tf.slice(self.position_embeddings, [0, 0], [tf.shape(input_ids)[1], width])
+        return tf.slice(self.position_embeddings, [0, 0], [length, width])

@@ -7,7 +7,7 @@ network for some of its columns. They meet twice a layer, at the sum of what a s
 thread reads its part of the weights and no others. What is not in parts, as that sum and its norm, each chain computes
 for itself: a thread that has to wait goes to sleep, and takes its time to wake.
 
-Such layers take a list of copies of the rows of what others take, and give one.
+Such layers take a list of copies of the states of tokens (see `padding_free`), and give one.
 """
 
 import itertools
@@ -33,7 +33,7 @@ def joined(parts, axis):
 
 
 class Copies(keras.layers.Layer):
-    """[B, L, D] -> a list of its rows [B L, D], so many times.
+    """States of tokens [T, D] -> a list of them, so many times.
 
     All but the first are multiplied by a weight that is one: TensorFlow's optimizer of graphs would see that chains do
     the same, and let them wait for one.
@@ -49,13 +49,4 @@ class Copies(keras.layers.Layer):
 
     def call(self, x):
         """See the class."""
-        rows = tf.reshape(x, [-1, x.shape[-1]])
-        return [rows, *[rows * tf.convert_to_tensor(one) for one in self.ones]]
-
-
-class First(keras.layers.Layer):
-    """The reverse of `Copies`: a list of copies of rows, and any tensor [B, L] -> [B, L, D]."""
-
-    def call(self, copies, like):
-        """See the class."""
-        return tf.reshape(copies[0], tf.concat([tf.shape(like), copies[0].shape[-1:]], 0))
+        return [x, *[x * tf.convert_to_tensor(one) for one in self.ones]]

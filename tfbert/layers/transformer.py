@@ -170,8 +170,7 @@ class ResidualOutput(keras.layers.Layer):
 class Attention(keras.layers.Layer):
     """Self-attention, projected back and normed; `attention/{self,output}` of Google's checkpoints.
 
-    Call args and result as of `TransformerBlock`, but that without training `hidden` may be rows [B L, D]; or a list of
-    copies of them, exported.
+    Call args and result as of `TransformerBlock`, but that without training `hidden` may be rows [B L, D].
     """
 
     def __init__(
@@ -198,9 +197,9 @@ class Attention(keras.layers.Layer):
         self.self_attention.build(hidden_shape)
         self.projection.build(hidden_shape, hidden_shape)
 
-    def call(self, hidden, attention_bias, training=False):
+    def call(self, hidden, attention_bias, tokens=None, training=False):
         """See the class."""
-        context = self.self_attention(hidden, attention_bias, training=training)
+        context = self.self_attention(hidden, attention_bias, tokens, training=training)
         return self.projection(context, hidden, training=training)
 
 
@@ -252,8 +251,9 @@ class TransformerBlock(keras.layers.Layer):
             block once more there (Chen et al. 2016, section 3): about a third more time for less memory.
 
     Call args:
-        hidden: float [B, L, D]; exported, a list of copies of its rows [B L, D] (see `tensor_parts`).
+        hidden: float [B, L, D]; exported, a list of copies of the states of tokens [T, D] (see `tensor_parts`).
         attention_bias: float [B, 1, 1 or L, L], added to the scores.
+        tokens: Exported, what `padding_free.Tokens` gives.
         training: Whether to drop.
 
     Returns:
@@ -300,18 +300,18 @@ class TransformerBlock(keras.layers.Layer):
         self.intermediate.build(hidden_shape)
         self.projection.build((*hidden_shape[:-1], self.intermediate_size), hidden_shape)
 
-    def call(self, hidden, attention_bias, training=False):
+    def call(self, hidden, attention_bias, tokens=None, training=False):
         """See the class."""
         if training and self.rematerialize:
             return self._rematerialized(hidden, attention_bias)
-        return self._compute(hidden, attention_bias, training)
+        return self._compute(hidden, attention_bias, training, tokens)
 
-    def _compute(self, hidden, attention_bias, training):
+    def _compute(self, hidden, attention_bias, training, tokens=None):
         # Without training, everything is done in rows: a reshape between a product, its bias, activation and residual
         # would keep TensorFlow's optimizer of graphs from making one operation of them.
         as_it_is = training or isinstance(hidden, list)
         x = hidden if as_it_is else tf.reshape(hidden, [-1, hidden.shape[-1]])  # [B L, D]
-        x = self.attention(x, attention_bias, training=training)
+        x = self.attention(x, attention_bias, tokens, training=training)
         wide = self.intermediate(x, training=training)  # [B L, I]
         x = self.projection(wide, x, training=training)  # [B L, D]
         return x if as_it_is else tf.reshape(x, tf.shape(hidden))  # [B, L, D]

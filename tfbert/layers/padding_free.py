@@ -1,0 +1,39 @@
+"""Rows of several lengths without their padding, for a model that is exported.
+
+Rows of a batch are filled up to its longest, and of real texts half of all slots and more are padding. All of a layer
+but attention is about one token at a time. So tokens alone go through it, one after another on one axis; attention
+alone lays them out in rows, as Zeng et al. 2022 ("Boosting distributed training performance of the unpadded BERT
+model") do for training and Zhai et al. 2023 ("ByteTransformer") for serving.
+"""
+
+import keras
+import tensorflow as tf
+
+
+class Tokens(keras.layers.Layer):
+    """int32 [B, L], 0 is padding -> (slots, numbers, is_token), which `InRows` and layers that are exported take.
+
+    slots: int32 [T], in which of the B L slots each token stands; ascending.
+    numbers: int32 [B, L], which token stands in each slot; of padding, the last token before it in its row.
+    is_token: bool [B, L]. The first slot of a row is a token, whatever the mask says: each row has a state of [CLS],
+        and nothing of a row is ever taken from another.
+    """
+
+    def call(self, input_mask):
+        """See the class."""
+        is_first = tf.expand_dims(tf.equal(tf.range(tf.shape(input_mask)[1]), 0), 0)  # [1, L]
+        is_token = tf.logical_or(tf.not_equal(input_mask, 0), is_first)
+        flat = tf.reshape(is_token, [-1])
+        slots = tf.cast(tf.reshape(tf.where(flat), [-1]), tf.int32)
+        numbers = tf.cumsum(tf.cast(flat, tf.int32)) - 1
+        return slots, tf.reshape(numbers, tf.shape(input_mask)), is_token
+
+
+class InRows(keras.layers.Layer):
+    """States of tokens [T, D] or a list of copies of them (see `tensor_parts`) -> [B, L, D], 0 in padding."""
+
+    def call(self, states, tokens):
+        """See the class; `tokens` is what `Tokens` gives."""
+        _, numbers, is_token = tokens
+        states = states[0] if isinstance(states, list) else states
+        return tf.gather(states, numbers) * tf.expand_dims(tf.cast(is_token, states.dtype), 2)
