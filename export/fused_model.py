@@ -80,6 +80,20 @@ def _filled(array, shape):
     return np.pad(array, [(0, n) for n in more]) if any(more) else array
 
 
+def build_lite(make, model):
+    """The model for TFLite, which has the operations of the run's: the same, but that no padding goes through layers.
+
+    Args:
+        make, model: As of `build`.
+    """
+    with dtype_policy.building_in("float32"), exported.without_padding(), initializers.left_out():
+        made = make()
+    weights = {v.path: v.numpy() for v in model.variables}
+    for v in made.variables:
+        v.assign(weights[v.path])
+    return made
+
+
 def build(make, model, dtype="float32", parts=1):
     """The model to serve.
 

@@ -68,14 +68,14 @@ def _of_task(loaded, cfg, max_input_bytes, served):
     return Prepared(answering, model, loaded.model, proof, None, loaded.run, loaded.step)
 
 
-def prepare(cfg, max_input_bytes=None, dtype="float32", parts=1):
+def prepare(cfg, max_input_bytes=None, served=fused_model.build):
     """The `Prepared` of a run folder.
 
     Args:
         cfg: Has run_dir, top_k, max_masks, max_seq_length and truncation, as both programs have them.
         max_input_bytes: See `byte_limit.cut`.
-        dtype: One of `fused_model.DTYPES`; None for the run's own model, which TFLite has the operations of.
-        parts: As of `fused_model.build`.
+        served: What makes the model that is exported of the run's: `fused_model.build`, or what takes and gives the
+            same.
 
     Raises:
         InputError: it is none, it cannot be exported, or not in this way.
@@ -87,10 +87,6 @@ def prepare(cfg, max_input_bytes=None, dtype="float32", parts=1):
         f"max_input_bytes must be at least {least}",
         f"max_input_bytes={max_input_bytes}",
     )
-
-    def served(make, model):
-        return fused_model.build(make, model, dtype, parts) if dtype else model
-
     if loaded := inference.load(cfg.run_dir):
         return _of_task(loaded, cfg, max_input_bytes, served)
     truncation = cfg.truncation or "head"

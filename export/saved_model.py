@@ -49,6 +49,7 @@ and the SHA-256 of each file.
 from tfbert import quiet  # isort: skip  # noqa: F401 (first: it holds back start-up noise)
 
 import dataclasses
+import functools
 import os
 import tempfile
 import time
@@ -176,7 +177,8 @@ def run(cfg):
     """Exports, compares, and returns the path of the new version."""
     started = time.monotonic()
     checks.require(cfg.output_dir, "--output_dir must be given", "none")
-    ready = prepared.prepare(cfg, cfg.max_input_bytes, cfg.dtype, cfg.tensor_parallelism)
+    served = functools.partial(fused_model.build, dtype=cfg.dtype, parts=cfg.tensor_parallelism)
+    ready = prepared.prepare(cfg, cfg.max_input_bytes, served)
     checks.require(
         not cfg.tf_hub or signatures.has_rows(ready.answering),
         "tf_hub takes a run whose texts are one row",

@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from export import flatbuffer, int8, loaders, parity, prepared, real_inputs, signatures, states
+from export import flatbuffer, fused_model, int8, loaders, parity, prepared, real_inputs, signatures, states
 from tfbert import checks, config, heads
 from tfbert.text import packing
 from tfbert.text import vocab as vocab_lib
@@ -276,7 +276,9 @@ def _export(cfg, work, kind):
 def run(cfg):
     """Exports, compares, and returns {path: differences of its first signature}."""
     started = time.monotonic()
-    ready = prepared.prepare(cfg, dtype=None)
+    # Of ids, lengths are known before it runs: the whole graph is XNNPACK's then, and must have no operation that finds
+    # out how many tokens there are.
+    ready = prepared.prepare(cfg, served=(lambda _, model: model) if cfg.inputs == "ids" else fused_model.build_lite)
     functions, proofs = _functions(cfg, ready)
     calibration = {}
     if "full" in cfg.kinds:

@@ -44,24 +44,30 @@ def assert_same_but_in_padding(model, served, inputs):
     assert not found["sequence_output"][~(mask | first)].any()
 
 
-def test_answers_are_those_of_the_run(models):
-    model, served = models
+@pytest.fixture(params=["TensorFlow", "TFLite"])
+def exported_model(request, models):
+    """What is exported for one of them."""
+    if request.param == "TensorFlow":
+        return models[1]
+    return fused_model.build_lite(lambda: heads.build_pretrainer(tiny.config()), models[0])
+
+
+def test_answers_are_those_of_the_run(models, exported_model):
+    model, served = models[0], exported_model
     inputs = tiny.inputs(tiny.features())
     assert (inputs["input_mask"] == 0).any()
     assert_same_but_in_padding(model, served, inputs)
 
 
-def test_nothing_of_a_row_comes_from_another(models):
-    """Rows of all lengths, with holes and without any token, give what each gives alone, and nothing else."""
-    _, served = models
-    inputs = tiny.inputs(tiny.features())
+def test_nothing_of_a_row_comes_from_another(exported_model):
+    """Rows of all lengths, with holes and without any token, give what each gives alone."""
     mask = np.array([[1, 1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 0, 0, 1], [0] * 7, [0, 0, 1, 0, 0, 0, 0], [1] + [0] * 6])
     rng = np.random.default_rng(4)
-    inputs = {name: rng.integers(0, 2, mask.shape, np.int32) for name in inputs}
+    inputs = {name: rng.integers(0, 2, mask.shape, np.int32) for name in tiny.inputs(tiny.features())}
     inputs |= {"input_ids": rng.integers(0, tiny.V, mask.shape, np.int32), "input_mask": mask.astype(np.int32)}
-    together = served(inputs)
+    together = exported_model(inputs)
     for i in range(len(mask)):
-        alone = served({name: x[i : i + 1] for name, x in inputs.items()})
+        alone = exported_model({name: x[i : i + 1] for name, x in inputs.items()})
         for name, x in together.items():
             np.testing.assert_allclose(x[i], alone[name][0], atol=1e-5, err_msg=f"{name} of row {i}")
 
@@ -91,6 +97,12 @@ def test_layers_in_parts_give_the_same(models, parts, batch, length):
     for name in ("query_key_value", "attention/output/dense", "intermediate/dense"):  # a kernel for each part
         assert len([v for v in made.variables if f"/{name}_" in v.path and v.name == "kernel"]) == parts * tiny.LAYERS
     assert_same_but_in_padding(model, made, inputs)
+
+
+def test_a_model_for_tflite_has_the_variables_of_the_run(models):
+    made = fused_model.build_lite(lambda: heads.build_pretrainer(tiny.config()), models[0])
+    assert [v.path for v in made.variables] == [v.path for v in models[0].variables]
+    assert not exported.takes_tokens()
 
 
 def test_a_mix_of_layers_takes_their_parts_together():

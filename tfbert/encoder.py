@@ -59,8 +59,10 @@ def build_encoder(
         features = {n: chunks.ToChunks(chunk_length, name=f"chunks_of_{n}")(x) for n, x in inputs.items()}
     width = config.embedding_size or config.hidden_size
     pattern = attention_masks.packed if packed or unpacks else attention_masks.padding
-    is_exported = exported.is_building()
-    tokens = padding_free.Tokens(name="tokens_of_rows")(features["input_mask"]) if is_exported else None
+    tokens, in_rows = None, lambda x, _: x
+    if exported.takes_tokens():
+        tokens = padding_free.Tokens(name="tokens_of_rows")(features["input_mask"])
+        in_rows = padding_free.InRows(name="in_rows")
     with keras.name_scope("bert"):
         hidden, _ = embeddings.Embeddings(
             config.vocab_size,
@@ -80,10 +82,10 @@ def build_encoder(
                     config.hidden_size,
                     kernel_initializer=initializers.truncated_normal(config.initializer_range),
                     name="embedding_hidden_mapping_in",
-                )(hidden)  # [B, L, D]; exported, [T, D]
-            in_rows = padding_free.InRows(name="in_rows") if is_exported else lambda x, _: x
+                )(hidden)  # [B, L, D], or of tokens [T, D]
             states = [in_rows(hidden, tokens)]
-            hidden = tensor_parts.Copies(exported.parts(), name="copies")(hidden) if is_exported else hidden
+            if exported.is_building():
+                hidden = tensor_parts.Copies(exported.parts(), name="copies")(hidden)
             for i in range(config.num_hidden_layers):
                 hidden = transformer.TransformerBlock(
                     config.hidden_size,

@@ -77,10 +77,10 @@ class SelfAttention(keras.layers.Layer):
         initializer_range: Deviation of the kernels' initialiser.
 
     Call args:
-        hidden: float [B, L, D], or without training its rows [B L, D]; exported, a list of copies of the states of
-            tokens [T, D] (see `tensor_parts`).
+        hidden: float [B, L, D], or without training its rows [B L, D]; without padding, states of tokens [T, D];
+            exported, a list of copies of those (see `tensor_parts`).
         attention_bias: float [B, 1, 1 or L, L], added to the scores.
-        tokens: Exported, what `padding_free.Tokens` gives.
+        tokens: Without padding, what `padding_free.Tokens` gives.
         training: Whether to drop.
 
     Returns:
@@ -128,9 +128,10 @@ class SelfAttention(keras.layers.Layer):
             return self._train(hidden, attention_bias)
         if self.widths:
             projected = [dense.rows(rows, p) for rows, p in zip(hidden, self.projections)]
-            return [self._part(x, attention_bias, tokens) for x in projected]
-        size = tf.unstack(tf.gather(tf.shape(attention_bias), [0, 3]))
-        query, key, value = self._heads(tf.reshape(hidden, [-1, hidden.shape[-1]]), *size)
+            return [self._of_tokens([x], attention_bias, tokens) for x in projected]
+        if tokens is not None:
+            return self._of_tokens([dense.rows(hidden, p) for p in self.projections], attention_bias, tokens)
+        query, key, value = self._heads(hidden, attention_bias)
         context = tf.transpose(self._context(query, key, value, attention_bias), [0, 2, 1, 3])  # [B, L, N, H]
         return tf.reshape(context, tf.shape(hidden))
 
@@ -141,8 +142,7 @@ class SelfAttention(keras.layers.Layer):
             hidden: As of `call`; not of a layer that is exported.
             attention_bias: As of `call`.
         """
-        size = tf.unstack(tf.gather(tf.shape(attention_bias), [0, 3]))
-        query, key, _ = self._heads(tf.reshape(hidden, [-1, hidden.shape[-1]]), *size)
+        query, key, _ = self._heads(hidden, attention_bias)
         return self._shares(query, key, attention_bias)
 
     def _shares(self, query, key, attention_bias):
@@ -155,31 +155,42 @@ class SelfAttention(keras.layers.Layer):
         """What queries find: all [B, N, L, H]."""
         return tf.matmul(tf.cast(self._shares(query, key, attention_bias), self.compute_dtype), value)
 
-    def _heads(self, rows, batch, length):
-        """Queries, keys and values of rows [B L, D], each [B, N, L, H]."""
+    def _heads(self, hidden, attention_bias):
+        """Queries, keys and values, each [B, N, L, H]."""
+        batch, length = tf.unstack(tf.gather(tf.shape(attention_bias), [0, 3]))
         shape = tf.stack([batch, length, self.num_attention_heads, self.size_per_head])
+        rows = tf.reshape(hidden, [-1, hidden.shape[-1]])
         return [tf.transpose(tf.reshape(dense.rows(rows, p), shape), [0, 2, 1, 3]) for p in self.projections]
 
-    # A layer that is exported lays its heads out by gathering vectors of H numbers, which is to copy memory; a
-    # transpose is an operation of oneDNN's, which takes its time to begin and to wake up threads. Places are the same
-    # in all layers, and TensorFlow's optimizer of graphs computes them once.
+    def _of_tokens(self, projected, attention_bias, tokens):
+        """What n heads find: [T, n H].
 
-    def _part(self, projected, attention_bias, tokens):
-        """What some heads find, whose queries, keys and values are side by side: [T, 3 n H] -> [T, n H]."""
+        Heads are laid out by gathering vectors of H numbers, which is to copy memory; a transpose is an operation of
+        oneDNN's, which takes its time to begin and to wake up threads. Places are the same in all layers, and the
+        optimizers of graphs compute them once.
+
+        Args:
+            projected: Queries, keys and values of these heads side by side, [T, 3 n H], or each, [T, n H]: a list.
+            attention_bias, tokens: As of `call`.
+        """
         slots, numbers, _ = tokens
         length = tf.shape(numbers)[1]
-        heads = projected.shape[-1] // (3 * self.size_per_head)
-        vectors = tf.reshape(projected, [-1, self.size_per_head])  # [T 3 n, H]
-        query = 3 * heads * tf.expand_dims(numbers, 1) + tf.reshape(tf.range(heads), [heads, 1])
-        # [B, n, L], as those of keys and values. In padding stands a token, which no other one looks at.
-        heads_of = [tf.gather(vectors, places) for places in (query, query + heads, query + 2 * heads)]
+        side_by_side = 3 // len(projected)
+        heads = projected[0].shape[-1] // (side_by_side * self.size_per_head)
+        vectors = [tf.reshape(x, [-1, self.size_per_head]) for x in projected]  # [T n, H] or [T 3 n, H]
+        first = side_by_side * heads * tf.expand_dims(numbers, 1) + tf.reshape(tf.range(heads), [heads, 1])
+        if side_by_side == 1:
+            heads_of = [tf.gather(x, first) for x in vectors]
+        else:
+            heads_of = [tf.gather(vectors[0], places) for places in (first, first + heads, first + 2 * heads)]
+        # Each is [B, n, L, H] now. In padding stands a token, which no other one looks at.
         context = tf.reshape(self._context(*heads_of, attention_bias), [-1, self.size_per_head])  # [B n L, H]
         # Row b begins n L b vectors from the first one, and L b slots.
-        first = slots + (heads - 1) * length * (slots // length)
-        places = tf.expand_dims(first, 1) + length * tf.range(heads)  # [T, n]
+        of_first_head = slots + (heads - 1) * length * (slots // length)
+        places = tf.expand_dims(of_first_head, 1) + length * tf.range(heads)  # [T, n]
         # TensorFlow's optimizer of graphs must see that rows are as many as those that the projection of this is added
         # to: it follows a piece of a shape through a concatenation, and not an element of it.
-        shape = tf.concat([tf.shape(projected)[:1], [heads * self.size_per_head]], 0)
+        shape = tf.concat([tf.shape(projected[0])[:1], [heads * self.size_per_head]], 0)
         return tf.reshape(tf.gather(context, places), shape)
 
     def _train(self, hidden, attention_bias):

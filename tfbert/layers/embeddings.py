@@ -69,7 +69,7 @@ class Embeddings(keras.layers.Layer):
         input_ids: int32 [B, L].
         segment_ids: int32 [B, L].
         position_ids: int32 [B, L], less than `max_position_embeddings`; None for 0, 1, 2, ... in each row.
-        tokens: Exported, what `padding_free.Tokens` gives: position_ids are None then.
+        tokens: Without padding, what `padding_free.Tokens` gives: position_ids are None then.
         training: Whether to drop.
 
     Returns:
@@ -135,10 +135,9 @@ class Embeddings(keras.layers.Layer):
         segments = tf.one_hot(segment_ids, self.table_shapes["token_type_embeddings"][0])
         segments = tf.matmul(segments, self.token_type_embeddings)  # [B, L, E]
         if slots is not None:
-            positions = tf.gather(self._first_positions(length), slots % length)  # [T, E]
+            positions = tf.gather(self.position_embeddings, slots % length)  # [T, E], of no place beyond the table
         elif position_ids is None:
-            self._require_length(input_ids.shape[1])
-            positions = self._first_positions(tf.shape(input_ids)[1])  # [L, E]
+            positions = self._first_positions(input_ids)  # [L, E]
         else:
             positions = tf.gather(self.position_embeddings, position_ids)  # [B, L, E]
         if training:
@@ -147,17 +146,14 @@ class Embeddings(keras.layers.Layer):
             return normed(words, segments, positions, gamma, beta, self.dropout.words()), table
         return tf.cast(self.LayerNorm(words + segments + positions), self.compute_dtype), table
 
-    def _require_length(self, length):
-        """Raises if rows are known to be too long when the graph is built."""
-        longest, _ = self.table_shapes["position_embeddings"]
-        checks.require(
-            length is None or length <= longest,
-            "a sequence must not be longer than max_position_embeddings",
-            f"{length} tokens, max_position_embeddings={longest}",
-        )
-
-    def _first_positions(self, length):
+    def _first_positions(self, input_ids):
         """Embeddings of the positions 0, 1, 2, ...: [L, E]."""
-        _, width = self.table_shapes["position_embeddings"]
+        longest, width = self.table_shapes["position_embeddings"]
+        static_length = input_ids.shape[1]
+        checks.require(
+            static_length is None or static_length <= longest,
+            "a sequence must not be longer than max_position_embeddings",
+            f"{static_length} tokens, max_position_embeddings={longest}",
+        )
         # slice fails on a length beyond the table, where [:length] would give fewer rows.
-        return tf.slice(self.position_embeddings, [0, 0], [length, width])
+        return tf.slice(self.position_embeddings, [0, 0], [tf.shape(input_ids)[1], width])

@@ -4,6 +4,9 @@ A product with the kernels of queries, keys and values side by side is one opera
 to write a layer norm that a server makes one operation of, and a single mask has its scores sooner from a matrix that
 is turned round. A training step has none of them, nor has TFLite. So layers that are built inside `building` have other
 variables and operations, and the same answers: see `export.fused_model`. They may be in parts: see `tensor_parts`.
+
+TFLite too has less to do where padding goes through no layer: inside `without_padding` layers have the variables of the
+run's, and take tokens alone, as those that are built inside `building` do: see `padding_free`.
 """
 
 import contextlib
@@ -23,6 +26,22 @@ def building(parts=1):
         yield
     finally:
         _context.parts = outer
+
+
+@contextlib.contextmanager
+def without_padding():
+    """Inside, in this thread, layers are built that take tokens alone."""
+    outer = takes_tokens()
+    _context.tokens = True
+    try:
+        yield
+    finally:
+        _context.tokens = outer
+
+
+def takes_tokens():
+    """Whether layers are built that take tokens alone."""
+    return is_building() or getattr(_context, "tokens", False)
 
 
 def is_building():

@@ -1,4 +1,4 @@
-"""Rows of several lengths without their padding, for a model that is exported.
+"""Rows of several lengths without their padding, for a model that is exported: see `exported.without_padding`.
 
 Rows of a batch are filled up to its longest, and of real texts half of all slots and more are padding. All of a layer
 but attention is about one token at a time. So tokens alone go through it, one after another on one axis; attention
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 class Tokens(keras.layers.Layer):
-    """int32 [B, L], 0 is padding -> (slots, numbers, is_token), which `InRows` and layers that are exported take.
+    """int32 [B, L], 0 is padding -> (slots, numbers, is_token), which `InRows` and other layers take.
 
     slots: int32 [T], in which of the B L slots each token stands; ascending.
     numbers: int32 [B, L], which token stands in each slot; of padding, the last token before it in its row.
@@ -36,4 +36,5 @@ class InRows(keras.layers.Layer):
         """See the class; `tokens` is what `Tokens` gives."""
         _, numbers, is_token = tokens
         states = states[0] if isinstance(states, list) else states
-        return tf.gather(states, numbers) * tf.expand_dims(tf.cast(is_token, states.dtype), 2)
+        filled = tf.concat([states, tf.zeros([1, states.shape[-1]], states.dtype)], 0)
+        return tf.gather(filled, tf.where(is_token, numbers, tf.shape(states)[0]))

@@ -251,9 +251,10 @@ class TransformerBlock(keras.layers.Layer):
             block once more there (Chen et al. 2016, section 3): about a third more time for less memory.
 
     Call args:
-        hidden: float [B, L, D]; exported, a list of copies of the states of tokens [T, D] (see `tensor_parts`).
+        hidden: float [B, L, D]; without padding, states of tokens [T, D]; exported, a list of copies of those (see
+            `tensor_parts`).
         attention_bias: float [B, 1, 1 or L, L], added to the scores.
-        tokens: Exported, what `padding_free.Tokens` gives.
+        tokens: Without padding, what `padding_free.Tokens` gives.
         training: Whether to drop.
 
     Returns:
@@ -309,7 +310,7 @@ class TransformerBlock(keras.layers.Layer):
     def _compute(self, hidden, attention_bias, training, tokens=None):
         # Without training, everything is done in rows: a reshape between a product, its bias, activation and residual
         # would keep TensorFlow's optimizer of graphs from making one operation of them.
-        as_it_is = training or isinstance(hidden, list)
+        as_it_is = training or tokens is not None
         x = hidden if as_it_is else tf.reshape(hidden, [-1, hidden.shape[-1]])  # [B L, D]
         x = self.attention(x, attention_bias, tokens, training=training)
         wide = self.intermediate(x, training=training)  # [B L, I]
