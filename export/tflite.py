@@ -16,6 +16,7 @@ the others have /tmp/bert.KIND.tflite.
   full      8-bit matrices in the encoder that take and give 8-bit integers of scales that are known before, as many
             accelerators need it; --calibration_file has the real texts that they are taken from. See `export.int8`.
 --signatures=serving_default,embed,encode,from_ids,tokenize are all in one file, which has each matrix once.
+--remove_padding is for batches of texts of several lengths: no padding goes through the layers.
 --inputs=ids leaves the tokenizer out, for runtimes without tensorflow-text's ops: the one signature is from_ids, and
 the file is a zip archive too, of vocab.txt, tokenizer.json (with max_seq_length) and, if there are labels, labels.txt.
 Beside each file lies one with `.parity.json`.
@@ -71,6 +72,10 @@ class TFLiteConfig:
     )
     pooling: str = config.field("mean", "What embed gives, as of export.saved_model.", choices=heads.POOLINGS)
     normalize: bool = config.field(False, "Divide embeddings by their length.")
+    remove_padding: bool = config.field(
+        False,
+        "Let tokens alone go through the layers: faster in batches of several lengths, slower for one text.",
+    )
     calibration_file: str = config.field(
         "", "Of full: a file as for training, or a glob of masked records; by default what the run was trained on."
     )
@@ -85,6 +90,11 @@ class TFLiteConfig:
             self.inputs == "text" or self.signatures == ("serving_default",),
             "signatures must be left out where ids are taken: the one there is from_ids",
             f"signatures={','.join(self.signatures)}",
+        )
+        checks.require(
+            self.inputs == "text" or not self.remove_padding,
+            "remove_padding must be left out where ids are taken, whose caller chooses how rows are filled up",
+            f"inputs={self.inputs}",
         )
 
     @property
@@ -260,7 +270,7 @@ def _export(cfg, work, kind):
             _associate(file, _associated(ready))
         comparisons, ops = check(file, proofs, tolerance)
         files = {os.path.basename(path): parity.digests(aside)["model.tflite"]}
-        settings = {**ready.settings, "inputs": cfg.inputs}
+        settings = {**ready.settings, "inputs": cfg.inputs, "remove_padding": cfg.remove_padding}
         if "embed" in cfg.names:
             settings |= {"pooling": cfg.pooling, "normalize": cfg.normalize}
         more |= {"kind": kind, "weights": KINDS[kind], "bytes": os.path.getsize(file), "ops": ops, "settings": settings}
@@ -276,9 +286,7 @@ def _export(cfg, work, kind):
 def run(cfg):
     """Exports, compares, and returns {path: differences of its first signature}."""
     started = time.monotonic()
-    # Of ids, lengths are known before it runs: the whole graph is XNNPACK's then, and must have no operation that finds
-    # out how many tokens there are.
-    ready = prepared.prepare(cfg, served=(lambda _, model: model) if cfg.inputs == "ids" else fused_model.build_lite)
+    ready = prepared.prepare(cfg, served=fused_model.build_lite if cfg.remove_padding else lambda _, model: model)
     functions, proofs = _functions(cfg, ready)
     calibration = {}
     if "full" in cfg.kinds:

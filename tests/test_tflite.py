@@ -16,11 +16,11 @@ pytestmark = pytest.mark.slow  # whole programs, minutes in all
 K = tiny_run.TOP_K
 
 
-@pytest.fixture(scope="module")
-def files(run_dir, tmp_path_factory):
+@pytest.fixture(scope="module", params=[False, True], ids=["padded", "unpadded"])
+def files(request, run_dir, tmp_path_factory):
     """(the float32 file, the quantized one, what the program returned)."""
     output = tmp_path_factory.mktemp("tflite") / "folder" / "bert.tflite"
-    found = tflite.run(settings(run_dir, output, quantize="both"))
+    found = tflite.run(settings(run_dir, output, quantize="both", remove_padding=request.param))
     return str(output), str(output.with_name("bert.dynamic.tflite")), found
 
 

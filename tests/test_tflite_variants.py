@@ -325,6 +325,17 @@ def test_without_litert(monkeypatch, files):
         loaders.Lite(files["none"], litert=True)
 
 
+def test_full_int8_without_padding(classify, files, tmp_path):
+    """The scales of the dense layers are found where tokens alone go through them, and a batch is answered the same."""
+    output = str(tmp_path / "bert.tflite")
+    tflite.run(tflite.TFLiteConfig(f"{classify}/run", output, "full", remove_padding=True))
+    found, padded = (loaders.Lite(path).run(text=TEXTS) for path in (output, files["full"]))
+    np.testing.assert_allclose(found["probabilities"], padded["probabilities"], atol=0.02)
+    with open(output.replace(".tflite", ".parity.json"), encoding="utf-8") as f:
+        about = json.load(f)
+    assert about["settings"]["remove_padding"] and about["calibration"]["int8_layers"] > 0
+
+
 def test_bad_flags(classify, masked, tmp_path):
     def config(*args, run=classify, **more):
         return tflite.TFLiteConfig(f"{run}/run", str(tmp_path / "x.tflite"), *args, **more)
@@ -334,6 +345,7 @@ def test_bad_flags(classify, masked, tmp_path):
         ({"quantize": "none,none"}, "each once; got quantize='none,none'"),
         ({"signatures": ("choose",)}, "signatures must be some of serving_default, embed, .*; got signatures='choose'"),
         ({"signatures": ("embed",), "inputs": "ids"}, "signatures must be left out .*; got signatures=embed"),
+        ({"remove_padding": True, "inputs": "ids"}, "remove_padding must be left out .*; got inputs=ids"),
         ({"calibration_examples": 0}, "calibration_examples must be at least 1"),
     ]:
         with pytest.raises(checks.InputError, match=words):
