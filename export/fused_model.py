@@ -1,10 +1,10 @@
 """A run's model as it is served: the same answers from fewer operations, in float32 or with bfloat16 matrices.
 
 Its layers are those of the run's model, built inside `exported.building`: they cannot be trained, queries, keys and
-values are one product, and the scores of the vocabulary have a matrix of their own. When TensorFlow loads it, it makes
-one operation of a product, its bias and what follows (GELU, or the residual), of scores, their scale and their mask,
-and of a layer norm. Layers and the vocabulary may be in parts, each for a thread of its own: see
-`tfbert.layers.tensor_parts`.
+values are one product, no padding goes through them (see `tfbert.layers.padding_free`), and the scores of the
+vocabulary have a matrix of their own. When TensorFlow loads it, it makes one operation of a product, its bias and what
+follows (GELU, or the residual), of scores, their scale and their mask, and of a layer norm. Layers and the vocabulary
+may be in parts, each for a thread of its own: see `tfbert.layers.tensor_parts`.
 
 With bfloat16, matrices have two bytes a number, and the CPU multiplies them itself where it can: kernels of dense
 layers and of the vocabulary's scores are stored in bfloat16, so that no request pays for making them. The embedding
