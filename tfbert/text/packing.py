@@ -186,13 +186,14 @@ def pack_rows(ids, max_seq_length, vocab, head=None, stride=None, question=None)
     """
     splits = tf.cast(ids.row_splits, tf.int32)
     length = splits[1:] - splits[:-1]  # [B]
-    asked = tf.zeros_like(length) if question is None else tf.cast(question.row_lengths(), tf.int32)
-    before = asked + (1 if question is None else 2)  # [B], positions before the text
+    # Positions before the text: the same of all, or [B].
+    before = 1 if question is None else 2 + tf.cast(question.row_lengths(), tf.int32)
     room = max_seq_length - 1 - before
     over = tf.maximum(length - room, 0)
     if stride is None:  # a row a text
         text, first, size = tf.range(tf.size(length)), splits[:-1], tf.minimum(length, room)  # [N] each
     else:
+        before, room = (tf.broadcast_to(x, tf.shape(length)) for x in (before, room))
         step = tf.minimum(room, stride)
         count = 1 + (over + step - 1) // step
         rows = sums_before(count)  # [B + 1]
@@ -204,10 +205,12 @@ def pack_rows(ids, max_seq_length, vocab, head=None, stride=None, question=None)
             tf.minimum(tf.gather(length, text) - begin, tf.gather(room, text)),
         )
         before = tf.gather(before, text)
-    before, first, size = (tf.expand_dims(x, 1) for x in (before, first, size))  # [N, 1]
+    first, size = (tf.expand_dims(x, 1) for x in (first, size))  # [N, 1]
+    before = before if isinstance(before, int) else tf.expand_dims(before, 1)  # [N, 1]
 
+    end = before + size
     shortest = 2 if question is None else 3
-    longest = tf.maximum(tf.reduce_max(before + size) + 1, shortest)  # the maximum of no rows is the least integer
+    longest = tf.maximum(tf.reduce_max(end) + 1, shortest)  # the maximum of no rows is the least integer
     column = tf.expand_dims(tf.range(longest), 0)  # [1, L]
     at = column - before  # [N, L], among the wordpieces of the row
     inside = (at >= 0) & (at < size)
@@ -222,13 +225,14 @@ def pack_rows(ids, max_seq_length, vocab, head=None, stride=None, question=None)
         of_question = tf.expand_dims(tf.gather(asked, text), 1) + column - 1
         of_question = tf.where((column > 0) & (column < before - 1), of_question, NO_PLACE)
         packed = tf.where(of_question >= 0, pick(question.flat_values, of_question, vocab.pad_id), packed)
-    end = before + size
-    packed = tf.where((column == before - 1) | (column == end), vocab.sep_id, packed)
-    of_text = (column >= before) & (column <= end)
+        packed = tf.where(column == before - 1, vocab.sep_id, packed)
+    packed = tf.where(column == end, vocab.sep_id, packed)
     features = {
         "input_ids": tf.where(column == 0, vocab.cls_id, packed),
         "input_mask": tf.cast(column <= end, tf.int32),
-        "segment_ids": tf.zeros_like(packed) if question is None else tf.cast(of_text, tf.int32),
+        "segment_ids": tf.zeros_like(packed)
+        if question is None
+        else tf.cast((column >= before) & (column <= end), tf.int32),
     }
     if stride is None:
         return Rows(features, text, place, inside, over > 0)
@@ -301,16 +305,16 @@ def grid(counts, most=None):
     Returns:
         W is that of the row that has most, at least 1.
     """
-    first = sums_before(counts)[:-1]
+    first = tf.cumsum(counts, exclusive=True)
     taken = counts if most is None else tf.minimum(counts, most)
     column = tf.expand_dims(tf.range(tf.maximum(tf.reduce_max(taken), 1)), 0)  # [1, W]
     return tf.where(column < tf.expand_dims(taken, 1), tf.expand_dims(first, 1) + column, NO_PLACE)
 
 
 def pick(values, places, fill):
-    """The values [T, ...] at places, and `fill` where a place is -1."""
-    values = tf.concat([values, tf.fill(tf.concat([[1], tf.shape(values)[1:]], 0), fill)], 0)
-    return tf.gather(values, tf.where(places < 0, tf.shape(values)[0] - 1, places))
+    """The values [T, ...] at places, and `fill` where a place is -1; all axes of a value are known."""
+    none = tf.constant(fill, values.dtype, [1, *values.shape[1:]])
+    return tf.gather(tf.concat([none, values], 0), places + 1)
 
 
 def _ends(ids, room, head, pad_id):
