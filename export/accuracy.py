@@ -90,7 +90,7 @@ def _masks(cfg, files):
     records = real_inputs.records(ready.run, cfg.test_file, cfg.max_examples)
     records = [record for record in records if len(record.answers)]
     checks.require(records, "records must have a [MASK]", "none", cfg.test_file)
-    served = signatures.Served(ready.answering, ready.model, ready.run.dir)
+    served = signatures.Served(ready.answering, ready.model, ready.run.dir, for_server=False)
     asked = {TEXT: ready.answering.signature(strings=False), IDS: served.signatures()[IDS]}
     count, best = sum(len(record.answers) for record in records), {}
     for file in (None, *files):

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from export import vectors
 from tfbert import checks, fill_mask, heads
 from tfbert.text import byte_limit, packing
 from tfbert.text import vocab as vocab_lib
@@ -33,14 +34,20 @@ class Served(tf.Module):
         run_dir: The run folder.
         pooling: How states make an embedding, one of `heads.POOLINGS`.
         normalize: Whether embeddings are divided by their length.
+        for_server: Whether TensorFlow itself will run it, and not TFLite: there may be operations that TFLite lacks,
+            and vectors lie in one variable (see `vectors`).
 
     Raises:
         InputError: the pooled output is asked for, and the model has none.
     """
 
-    def __init__(self, answering, model, run_dir, pooling="mean", normalize=False):
+    def __init__(self, answering, model, run_dir, pooling="mean", normalize=False, for_server=True):
         super().__init__(name="served")
-        self.answering = answering
+        self.answering, self.vectors = answering, vectors.Vectors(model) if for_server else None
+        if for_server:
+            answering.weights = self.vectors.others
+        tokenizer = answering.tokenizer
+        self._tokenize = tokenizer.tokenize_for_server if for_server else tokenizer.tokenize
         self.vocab_txt = tf.saved_model.Asset(os.path.join(run_dir, vocab_lib.VOCAB_FILE))
         self.tokenizer_json = tf.saved_model.Asset(os.path.join(run_dir, vocab_lib.TOKENIZER_FILE))
         self.pooling, self.normalize, self._vocab = pooling, normalize, answering.vocab
@@ -73,14 +80,19 @@ class Served(tf.Module):
             takes |= {"embed": (self.embed, [text]), "encode": (self.encode, [text]), "from_ids": (self.from_ids, ids)}
         if isinstance(self.answering, fill_mask.FillMask):
             takes["choose"] = (self.choose, [text, tf.TensorSpec([None, None], tf.string, "candidates")])
-        found = {n: tf.function(f, input_signature=specs, autograph=False) for n, (f, specs) in takes.items()}
-        return {"serving_default": self.answering.signature(), **found}
+        answer = self.answering.signature()
+        takes["serving_default"] = (answer.python_function, answer.input_signature)
+        reading = self.vectors.reading if self.vectors else lambda function: function
+        return {
+            name: tf.function(reading(function), input_signature=specs, autograph=False)
+            for name, (function, specs) in takes.items()
+        }
 
     def _rows(self, text, truncation):
         """(`packing.Rows`, whether each text was cut: bool [B])."""
         of = self.answering
         text, cut = byte_limit.cut(text, of.max_input_bytes)
-        ids = of.tokenizer.tokenize(text, of.special_tokens)
+        ids = self._tokenize(text, of.special_tokens)
         how = packing.cutting(truncation, of.max_seq_length)
         rows = packing.pack_rows(ids, of.max_seq_length, self._vocab, **how)
         return rows, rows.truncated | cut
@@ -158,12 +170,12 @@ class Served(tf.Module):
         # An error if there are not as many rows; no entry of a vocabulary is longer.
         candidates = tf.reshape(candidates, tf.stack([tf.size(text), tf.shape(candidates)[1]]))
         candidates = tf.strings.substr(candidates, 0, 256)
-        pieces = of.tokenizer.tokenize(tf.reshape(candidates, [-1]))
+        pieces = self._tokenize(tf.reshape(candidates, [-1]))
         splits = tf.cast(pieces.row_splits, tf.int32)
         ids = packing.pick(pieces.flat_values, tf.where(splits[1:] - splits[:-1] == 1, splits[:-1], -1), -1)
         ids = tf.where(ids == self._vocab.unk_id, packing.NO_PLACE, ids)
         ids = tf.reshape(ids, tf.shape(candidates))  # [B, C]
-        probabilities, about, grid = of.of_masks(text)
+        probabilities, about, grid = of.of_masks(text, for_server=True)
         shape = tf.concat([tf.shape(grid), [tf.shape(ids)[1]]], 0)  # [B, M, C]
         ids = tf.broadcast_to(tf.expand_dims(ids, 1), shape)
         found = (ids >= 0) & (tf.expand_dims(grid, -1) >= 0)

@@ -132,7 +132,7 @@ def _functions(cfg, ready):
     answering, names = ready.answering, cfg.names
     functions, proofs = {"serving_default": answering.signature(strings=False)}, {"serving_default": ready.proof}
     if set(names) - set(functions):
-        served = signatures.Served(answering, ready.model, ready.run.dir, cfg.pooling, cfg.normalize)
+        served = signatures.Served(answering, ready.model, ready.run.dir, cfg.pooling, cfg.normalize, for_server=False)
         functions = {**served.signatures(), **functions}
         known = [name for name in SIGNATURES if name in functions]
         must = f"signatures of this run must be some of {', '.join(known)}"

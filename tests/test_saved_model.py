@@ -289,8 +289,9 @@ def test_an_export_of_other_weights_is_refused(served, tmp_path, monkeypatch):
 
 def test_the_check_sees_what_only_python_can_load(loaded, tmp_path, monkeypatch):
     """A Keras model inside of the module: `tf.saved_model.load` is content, a server is not."""
-    monkeypatch.setattr(loaded.answering, "weights", {})
     served = signatures.Served(loaded.answering, loaded.model, loaded.run.dir)
+    monkeypatch.setattr(loaded.answering, "weights", {})
+    served.vectors.others = {}
     served.keras_model = loaded.model
     tf.saved_model.save(served, str(tmp_path), signatures={"serving_default": served.signatures()["serving_default"]})
     text = tf.constant([b"a [MASK]"])

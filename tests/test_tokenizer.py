@@ -232,6 +232,64 @@ def test_special_tokens_as_hugging_face():
     )
 
 
+def broken_texts(number, seed):
+    """Bytes: whole characters, halves of some, literals and pieces of them, long words, and what is private."""
+    parts = [
+        b"[MASK]",
+        b"[mask]",
+        b"[MASK",
+        b"MASK]",
+        b"[[MASK]]",
+        b"[SEP]",
+        b"[unused0]",
+        b"##ing",
+        b"the",
+        b"A",
+        b".",
+    ]
+    parts += map(
+        str.encode, ("\0", "\n", "\ue000", "\ue001", "é", "e\u0301", "\u200b", "中文", "İ", "\u202e", "\ufffd")
+    )
+    parts += map(str.encode, ("\u0903", "한", "\U000f0000"))
+    parts += [b" ", b"\xff", b"\xe4", b"\xe4\xb8", b"\xf0\x9f", b"\xee\x80", b"\x80"]
+    parts += [
+        b"b" * 200,
+        b"c" * 201,
+        "é".encode() * 200,
+        "e\u0301".encode() * 201,
+        "ß".encode() * 201,
+        b"x" * 900,
+        b"a," * 150,
+    ]
+    draw = random.Random(seed)
+    for i in range(number):
+        text = bytearray(b"".join(draw.choices(parts, k=draw.randint(0, 9))))
+        for _ in range(i % 3 if text else 0):
+            text[draw.randrange(len(text))] = draw.randrange(256)
+        yield bytes(text)
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+@pytest.mark.parametrize("special_tokens", [(), ("[MASK]",), ("[MASK]", "[unused0]")])
+def test_for_a_server_it_is_the_same(lower_case, special_tokens):
+    tokenizer = Tokenizer(small_vocab(lower_case))
+    texts = [*broken_texts(2000, seed=6), *(t.encode() for t in hostile_texts(200, pools(), seed=7))]
+    spec = [tf.TensorSpec([None], tf.string)]
+    of_server = tf.function(lambda text: tokenizer.tokenize_for_server(text, special_tokens), input_signature=spec)
+    for size in (1, 40):  # of which hardly any, or many, have a long word
+        batches = [texts[i : i + size] for i in range(0, len(texts) if size > 1 else 100, size)]
+        for batch in [*batches, []]:
+            text = tf.constant(batch, tf.string, [len(batch)])
+            assert of_server(text).to_list() == tokenizer.tokenize(text, special_tokens).to_list(), batch
+
+
+def test_a_mark_that_is_written_is_no_mask():
+    """What stands for [MASK] in texts of servers is deleted from a user's, as all private characters are."""
+    vocab = small_vocab()
+    ids = Tokenizer(vocab).tokenize_for_server(tf.constant(["the \ue000 [MASK]", "[MA\ue000SK]"]), ("[MASK]",))
+    assert [[vocab.tokens[i] for i in row] for row in ids.to_list()] == [["the", "[MASK]"], ["[", "mask", "]"]]
+
+
 @pytest.mark.parametrize("token", ["MASK", "[NONE]", "[MA SK]", "["])
 def test_special_token_must_be_a_bracketed_entry(token):
     with pytest.raises(checks.InputError, match="entries of the vocabulary of the form"):
@@ -269,10 +327,11 @@ def test_empty_batches_and_texts():
 )
 def test_a_megabyte_takes_bounded_time(text, length):
     tokenizer = Tokenizer(small_vocab())
-    begin = time.process_time()
-    tokens = tokenizer.tokenize_with_offsets(tf.constant([text, "the"]), ("[MASK]",))
-    assert tokens.ids.row_lengths().numpy().tolist() == [length, 1]
-    assert time.process_time() - begin < 5  # it takes about 0.2 s
+    for tokenize in (tokenizer.tokenize, tokenizer.tokenize_for_server):
+        begin = time.process_time()
+        ids = tokenize(tf.constant([text, "the"]), ("[MASK]",))
+        assert ids.row_lengths().numpy().tolist() == [length, 1]
+        assert time.process_time() - begin < 5  # it takes about 0.2 s
 
 
 def test_odd_vocabulary_entries_keep_their_ids_and_never_match():

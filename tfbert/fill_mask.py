@@ -63,13 +63,13 @@ class FillMask(tf.Module):
         self._encoder = lambda features: encoder(features, training=False)
         head = model.get_layer("predictions")
         self._score = lambda states, table: head.score(states, table if head.tied else None)
-        # A tuple would be tracked too, entry by entry; the entry after the last token stands for no answer.
-        self._strings = lambda: tf.constant([*vocab.tokens, ""])
+        # A tuple would be tracked too, entry by entry; the entry before the first token stands for no answer.
+        self._strings = lambda: tf.constant(["", *vocab.tokens])
         self.vocab, self.max_seq_length, self.top_k, self.max_masks = vocab, max_seq_length, top_k, max_masks
         self.truncation, self.max_input_bytes = truncation, max_input_bytes
         self._cutting = lambda: packing.cutting(truncation, max_seq_length)
 
-    def rows(self, text):
+    def rows(self, text, for_server=False):
         """Makes rows of texts.
 
         The literal `[MASK]` is the only special token that is recognised: a user's `[SEP]` or `[CLS]` is
@@ -77,11 +77,13 @@ class FillMask(tf.Module):
 
         Args:
             text: string [B]. Words that are not UTF-8 become [UNK].
+            for_server: Whether there may be operations that TFLite lacks, and so fewer.
 
         Returns:
             (`packing.Rows`, the wordpieces int32 RaggedTensor [B, (T)]).
         """
-        ids = self.tokenizer.tokenize(text, special_tokens=self.special_tokens)
+        tokenize = self.tokenizer.tokenize_for_server if for_server else self.tokenizer.tokenize
+        ids = tokenize(text, self.special_tokens)
         return packing.pack_rows(ids, self.max_seq_length, self.vocab, **self._cutting()), ids
 
     def encode(self, features):
@@ -103,28 +105,29 @@ class FillMask(tf.Module):
               "positions": int32 [B, M], of the masks in `input_ids`, ascending; -1 where there is no mask.
             And the encoder's outputs and "next_sentence_logits", which cost nothing more.
         """
-        text = tf.range(tf.shape(features["input_ids"])[0])
-        at, grid = self._masks(features, features["input_mask"] > 0, text, tf.size(text))
+        at, grid = self._masks(features, features["input_mask"] > 0)
         outputs, probabilities = self._probabilities(features, at)
         column = at % tf.maximum(tf.shape(features["input_ids"])[1], 1)
         return {**outputs, **self.best(probabilities, grid), "positions": packing.pick(column, grid, NO_ID)}
 
-    def of_masks(self, text):
+    def of_masks(self, text, for_server=False):
         """What is likely at each mask of texts.
 
         Args:
-            text: string [B].
+            text, for_server: As of `rows`.
 
         Returns:
             (probabilities float32 [masks, V], one row that means nothing if there is no mask; "positions",
             "mask_count" and "truncated" as of `__call__`; int32 [B, M], which of the probabilities are those of each
             mask, or -1).
         """
-        rows, ids = self.rows(text)
-        at, grid = self._masks(rows.features, rows.is_best, rows.text, tf.size(rows.truncated))
+        rows, ids = self.rows(text, for_server)
+        several = (rows.text, tf.size(rows.truncated)) if self.truncation == "windows" else ()
+        at, grid = self._masks(rows.features, rows.is_best, *several)
         _, probabilities = self._probabilities(rows.features, at)
         splits = tf.cast(ids.row_splits, tf.int32)
-        of_text = tf.gather(rows.text, at // tf.shape(rows.place)[1])
+        row = at // tf.shape(rows.place)[1]
+        of_text = tf.gather(rows.text, row) if several else row
         positions = 1 + tf.gather(tf.reshape(rows.place, [-1]), at) - tf.gather(splits, of_text)
         masks = packing.sums_before(tf.cast(tf.equal(ids.flat_values, self.vocab.mask_id), tf.int32))
         about = {
@@ -136,7 +139,10 @@ class FillMask(tf.Module):
 
     def on_device(self, text):
         """What `__call__` gives, of texts of any length, and without ops that TFLite lacks."""
-        probabilities, about, grid = self.of_masks(text)
+        return self._answers(text, for_server=False)
+
+    def _answers(self, text, for_server):
+        probabilities, about, grid = self.of_masks(text, for_server)
         return {**self.best(probabilities, grid), **about}
 
     def __call__(self, text):
@@ -151,7 +157,7 @@ class FillMask(tf.Module):
             "truncated" bool [B].
         """
         text, cut = byte_limit.cut(text, self.max_input_bytes)
-        found = self.on_device(text)
+        found = self._answers(text, for_server=True)
         return {**found, "truncated": found["truncated"] | cut}
 
     def signature(self, strings=True):
@@ -166,28 +172,33 @@ class FillMask(tf.Module):
 
     def named(self, probabilities, ids):
         """{"tokens", "ids", "probabilities"} of ids, of which -1 is none."""
-        tokens = tf.gather(self._strings(), tf.where(ids >= 0, ids, len(self.vocab)))
+        tokens = tf.gather(self._strings(), ids + 1)
         return {"tokens": tokens, "ids": ids, "probabilities": probabilities}
 
-    def _masks(self, features, counts, text, size):
+    def _masks(self, features, counts, text=None, size=None):
         """Where the masks are that are answered.
 
         Args:
             features: Rows [N, L].
             counts: bool [N, L], whether a mask that stands there counts.
-            text: int32 [N], which text a row is of, ascending.
-            size: B, the number of texts.
+            text: int32 [N], which text a row is of, ascending; None if each row is one.
+            size: B, the number of texts; None if it is N.
 
         Returns:
             (int32 [masks], their places among the N * L; int32 [B, M], which of these each mask of a text is, or -1).
         """
         is_mask = tf.equal(features["input_ids"], self.vocab.mask_id) & counts
+        if text is None:
+            is_mask &= tf.cumsum(tf.cast(is_mask, tf.int32), 1) <= self.max_masks
+            number = tf.reduce_sum(tf.cast(is_mask, tf.int32), 1)
         at = tf.cast(tf.where(tf.reshape(is_mask, [-1]))[:, 0], tf.int32)
-        of_text = tf.gather(text, at // tf.shape(is_mask)[1])
-        number = packing.counts(of_text, size)
-        order = tf.range(tf.size(at)) - tf.gather(packing.sums_before(number), of_text)
-        at = tf.gather(at, tf.where(order < self.max_masks)[:, 0])
-        return at, packing.grid(tf.minimum(number, self.max_masks))
+        if text is not None:
+            of_text = tf.gather(text, at // tf.shape(is_mask)[1])
+            number = packing.counts(of_text, size)
+            order = tf.range(tf.size(at)) - tf.gather(packing.sums_before(number), of_text)
+            at = tf.gather(at, tf.where(order < self.max_masks)[:, 0])
+            number = tf.minimum(number, self.max_masks)
+        return at, packing.grid(number)
 
     def _probabilities(self, features, at):
         """(the encoder's other outputs, probabilities of all entries at places: float32 [masks, V], as `of_masks`)."""

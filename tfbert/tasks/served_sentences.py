@@ -95,17 +95,19 @@ class ServedSentences(tf.Module):
         specs = [tf.TensorSpec([None], tf.string, name) for name in self.inputs]
         return tf.function(of_pair if self._pairs else of_text, input_signature=specs, autograph=False)
 
-    def featurize(self, *texts):
+    def featurize(self, *texts, for_server=False):
         """Makes the model's inputs of texts; no special token is recognised in them.
 
         Args:
             *texts: string [B], one or two. Words that are not UTF-8 become [UNK].
+            for_server: Whether there may be operations that TFLite lacks, and so fewer.
 
         Returns:
             ({"input_ids", "input_mask", "segment_ids"}: int32 [N, L], which text each row is of: int32 [N], whether a
             text was cut: bool [B]); L is the longest row of the batch, or whole chunks that hold it.
         """
-        ids = [self.tokenizer.tokenize(text) for text in texts]
+        tokenize = self.tokenizer.tokenize_for_server if for_server else self.tokenizer.tokenize
+        ids = [tokenize(text) for text in texts]
         if not self._pairs and self.max_chunks == 1:
             cutting = packing.cutting(self.truncation, self.max_seq_length)
             rows = packing.pack_rows(*ids, self.max_seq_length, self.vocab, **cutting)
@@ -120,7 +122,10 @@ class ServedSentences(tf.Module):
 
     def on_device(self, *texts):
         """What `__call__` gives, of texts of any length, and without ops that TFLite lacks."""
-        features, text, truncated = self.featurize(*texts)
+        return self._answers(texts, for_server=False)
+
+    def _answers(self, texts, for_server):
+        features, text, truncated = self.featurize(*texts, for_server=for_server)
         logits = self._model(features)["logits"]  # [N, C]
         if self.truncation == "windows":
             logits = packing.mean_of_rows(logits, text, tf.size(truncated))  # [B, C]
@@ -143,5 +148,5 @@ class ServedSentences(tf.Module):
         """
         texts, cut = zip(*(byte_limit.cut(text, self.max_input_bytes) for text in texts))
         texts = [tf.reshape(text, tf.shape(texts[0])) for text in texts]  # an error if there are not as many
-        found = self.on_device(*texts)
+        found = self._answers(texts, for_server=True)
         return {**found, "truncated": tf.reduce_any(tf.stack([found["truncated"], *cut]), 0)}

@@ -62,14 +62,14 @@ def is_kept(char):
     return normal_form(char, unicodedata.category(char), lower_case=False) == char != " "
 
 
-def _values(lower_case):
+def _values(lower_case, kept):
     """The value of every code point, 0 where it stays as it is, and the pool of strings: uint32 [N], bytes."""
     values = np.zeros(CODE_POINTS, np.uint32)
     pool, offsets = bytearray(), {"": 0}
     for code_point, category in enumerate(map(unicodedata.category, map(chr, range(CODE_POINTS)))):
-        if category in ("Cn", "Cs"):  # unassigned, surrogate
-            continue
         char = chr(code_point)
+        if category in ("Cn", "Cs") or char == kept:  # unassigned, surrogate
+            continue
         form = normal_form(char, category, lower_case)
         if form == char:
             continue
@@ -140,16 +140,17 @@ class _DoubleArray:
 
 
 @functools.cache
-def build(lower_case):
+def build(lower_case, kept=None):
     """The model buffer for `tf_text.FastBertNormalizer`; made once in a process, in about half a second.
 
     Args:
         lower_case: Whether text is lower-cased and stripped of accents.
+        kept: A character that stays as it is, whatever BERT's reference makes of it.
 
     Returns:
         A FastBertNormalizerModel flatbuffer as bytes.
     """
-    values, pool = _values(lower_case)
+    values, pool = _values(lower_case, kept)
     units = _DoubleArray(values).units
     builder = flatbuffers.Builder(4 * len(units) + len(pool) + 256)
     pool_at = builder.CreateByteVector(pool)
