@@ -74,10 +74,10 @@ def _part(weights, heads_of_all, parts, scope, layer, i, name):
     return cut(array, 0, heads_of_all if scope.endswith("/attention/output/") else None)
 
 
-def _filled(array, shape):
-    """An array with zeros after it, up to a shape: see `exported.intermediate_sizes`."""
+def _filled(array, shape, fill):
+    """An array with a number after it, up to a shape: see `exported`'s sizes."""
     more = [size - there for size, there in zip(shape, array.shape)]
-    return np.pad(array, [(0, n) for n in more]) if any(more) else array
+    return np.pad(array, [(0, n) for n in more], constant_values=fill) if any(more) else array
 
 
 def build_lite(make, model):
@@ -112,11 +112,12 @@ def build(make, model, dtype="float32", parts=1):
     weights |= {v.path: np.ones(v.shape) for v in made.variables if v.name.startswith("one_")}
     heads_of_all = made.get_layer("layer_0").attention.self_attention.num_attention_heads
     for v in made.variables:
-        found = PART.fullmatch(v.path)
+        found, fill = PART.fullmatch(v.path), 0
         if found and v.path not in weights:
             scope, layer, i, name = found.groups()
             array = _part(weights, heads_of_all, parts, scope, layer, int(i), name)
+            fill = -np.inf if (layer, name) == (heads.DECODER, "bias") else 0  # of no wordpiece
         else:
             array = weights[v.path]
-        v.assign(_filled(array, v.shape))  # rounded to its type
+        v.assign(_filled(array, v.shape, fill))  # rounded to its type
     return made

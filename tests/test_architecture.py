@@ -11,7 +11,7 @@ RANKS = (
     ("tfbert.config", "tfbert.features", "tfbert.checks", "tfbert.quiet"),
     ("tfbert.text",),
     ("tfbert.layers",),
-    ("tfbert.encoder", "tfbert.heads"),
+    ("tfbert.encoder", "tfbert.heads", "tfbert.largest"),
     (
         "tfbert.objectives",
         "tfbert.tfrecords",
@@ -25,7 +25,6 @@ RANKS = (
         "tfbert.initial_attention",
         "tfbert.machine",
         "tfbert.fill_mask",
-        "tfbert.largest",
         "tfbert.held_out",
         "tfbert.convert",
     ),

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfbert import checks
+from tfbert import checks, largest
 from tfbert.config import EncoderConfig
 from tfbert.encoder import build_encoder
 from tfbert.layers import (
@@ -52,7 +52,8 @@ class MaskedLanguageModel(keras.layers.Layer):
     table (Press & Wolf 2017) unless they are not tied; only its bias is the head's own then. A head that is exported
     (see `tfbert.layers.exported`) has the matrix turned round, [E, V], in as many parts as the layers have: the layers
     `decoders`. One mask is the most common request, and a product of one row with it reads memory two to four times as
-    fast as with a table of rows.
+    fast as with a table of rows. After the vocabulary's it has columns whose scores are -infinity, up to a whole block
+    of `tfbert.largest`.
 
     Args:
         vocab_size: V.
@@ -84,7 +85,7 @@ class MaskedLanguageModel(keras.layers.Layer):
         super().__init__(**kwargs)
         self.vocab_size, self.width, self.initializer_range = vocab_size, width, initializer_range
         self.transform = Transform(self.width, activation, initializer_range, layer_norm_epsilon, name="transform")
-        widths = tensor_parts.lengths(vocab_size, exported.parts()) if exported.is_building() else []
+        widths = exported.vocabulary_sizes(vocab_size, largest.BLOCK) or []
         self.decoders = [keras.layers.Dense(n, name=f"{DECODER}_{i}") for i, n in enumerate(widths)]
         self.tied = tied and not self.decoders
 

@@ -63,6 +63,17 @@ def intermediate_sizes(size):
     return [n + 32 if n % 1024 == 0 else n for n in tensor_parts.lengths(size, parts())]
 
 
+def vocabulary_sizes(size, block):
+    """How wide the parts of the vocabulary's scores are to be: of V and of what fills it up to whole blocks.
+
+    None if layers are not built to be exported.
+    """
+    if not is_building():
+        return None
+    sizes = tensor_parts.lengths(size, parts())
+    return [*sizes[:-1], sizes[-1] + -size % block]
+
+
 def parts():
     """How many parts layers are in; 1 if they are not built to be exported."""
     return getattr(_context, "parts", None) or 1
