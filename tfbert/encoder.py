@@ -1,5 +1,7 @@
 """BERT's encoder as a functional Keras model: Devlin et al. 2019, section 3."""
 
+import functools
+
 import keras
 
 from tfbert.config import EncoderConfig
@@ -27,6 +29,8 @@ def build_encoder(
     layer_dropout: float | None = None,
     chunk_length: int | None = None,
     unpacks: bool = False,
+    asked_places=None,
+    pools_asked: bool = False,
 ) -> keras.Model:
     """Builds the encoder.
 
@@ -45,6 +49,10 @@ def build_encoder(
             `layers.chunks`. The input mask of chunks is what the layer "chunks_of_input_mask" gives then.
         unpacks: Whether rows are packed for the encoder alone: the outputs are those of rows, [B, ...], and the inputs
             those of packs, [N, P], with `packs.INPUTS` beside them: see `layers.packs`.
+        asked_places: A `keras.Input` int32 [B, F], which becomes one of the model's: "asked_output" [B, F, D] is what
+            the last layer gives at these places of tokens. It costs less than "sequence_output" where that is not
+            needed. For models that `takes_asked` is true of.
+        pools_asked: Whether "pooled_output" is made likewise, of [CLS] alone, where `takes_asked` is true.
 
     Returns:
         A model from {"input_ids", "input_mask", "segment_ids"}, int32 [B, L] each with any L up to
@@ -87,18 +95,22 @@ def build_encoder(
             if exported.is_building():
                 hidden = tensor_parts.Copies(exported.parts(), name="copies")(hidden)
             for i in range(config.num_hidden_layers):
-                hidden = transformer.TransformerBlock(
-                    config.hidden_size,
-                    config.num_attention_heads,
-                    config.intermediate_size,
-                    config.hidden_act,
-                    config.hidden_dropout_prob,
-                    config.attention_probs_dropout_prob,
-                    config.initializer_range,
-                    config.layer_norm_eps,
-                    rematerialize,
-                    name=f"layer_{i}",
-                )(hidden, attention_bias, tokens)
+                before, block = (
+                    hidden,
+                    transformer.TransformerBlock(
+                        config.hidden_size,
+                        config.num_attention_heads,
+                        config.intermediate_size,
+                        config.hidden_act,
+                        config.hidden_dropout_prob,
+                        config.attention_probs_dropout_prob,
+                        config.initializer_range,
+                        config.layer_norm_eps,
+                        rematerialize,
+                        name=f"layer_{i}",
+                    ),
+                )
+                hidden = block(hidden, attention_bias, tokens)
                 # Those that nothing takes are no part of the model.
                 states.append(in_rows(hidden, tokens))
     hidden = states[-1]
@@ -106,9 +118,27 @@ def build_encoder(
         hidden = layer_mix.LayerMix(layer_dropout, name="mix")(states)
     if unpacks:
         hidden = packs.Rows(name="rows")(hidden, inputs[packs.ROW_PLACES])
+    outputs = {"sequence_output": hidden}
+    states_at = functools.partial(_states_at, block, before, attention_bias, tokens)
+    if asked_places is not None:
+        inputs[asked_places.name] = asked_places
+        outputs["asked_output"] = states_at(asked_places, "asked_tokens")
+    if pools_asked and takes_asked() and layer_dropout is None and not unpacks:
+        hidden = states_at(None, "first_tokens")
     with keras.name_scope("bert"):
         pooled = pooler.Pooler(config.hidden_size, config.initializer_range, name="pooler")(hidden, pooled_positions)
-    return keras.Model(inputs, {"sequence_output": hidden, "pooled_output": pooled}, name="bert")
+    return keras.Model(inputs, {**outputs, "pooled_output": pooled}, name="bert")
+
+
+def takes_asked():
+    """Whether models that are built have a last layer that can be computed for some tokens alone."""
+    return exported.takes_tokens()
+
+
+def _states_at(block, hidden, attention_bias, tokens, places, name):
+    """What the last layer gives at places of rows, [B, F, D]: see `padding_free.Asked`."""
+    asked = padding_free.Asked(name=name)(tokens, places)
+    return padding_free.OfAsked(name=f"states_of_{name}")(block(hidden, attention_bias, tokens, asked), asked)
 
 
 def layer_outputs(model: keras.Model) -> list:

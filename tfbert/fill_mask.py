@@ -56,7 +56,9 @@ class FillMask(tf.Module):
         )
         self.weights = {v.path: v.value for v in model.variables}
         self.tokenizer = tokenizer.Tokenizer(vocab)
-        inputs = {x.name: x for x in model.inputs if x.name != "masked_lm_positions"}
+        # Whether the last layer can be computed for masks alone.
+        self._asks = "asked_output" in model.output
+        inputs = {x.name: x for x in model.inputs if self._asks or x.name != "masked_lm_positions"}
         outputs = {name: x for name, x in model.output.items() if name != "masked_lm_logits"}
         # Functions are not tracked. Only states of masks are scored: the vocabulary is the widest axis of all.
         encoder = keras.Model(inputs, {**outputs, "table": embeddings.output[1]})
@@ -88,8 +90,15 @@ class FillMask(tf.Module):
 
     def encode(self, features):
         """The encoder's outputs "sequence_output" [B, L, D] and "pooled_output" [B, D], of the model's inputs."""
-        outputs = self._encoder(features)
+        outputs = self._encode(features)
         return {name: outputs[name] for name in ("sequence_output", "pooled_output")}
+
+    def _encode(self, features, places=None):
+        """What the model gives; if it can be asked for some, the states at places int32 [N, F], or of [CLS]."""
+        if self._asks:
+            places = tf.zeros_like(features["input_ids"][:, :1]) if places is None else places
+            features = {**features, "masked_lm_positions": places}
+        return self._encoder(features)
 
     def answer(self, features):
         """Answers each mask in the model's inputs.
@@ -105,7 +114,7 @@ class FillMask(tf.Module):
               "positions": int32 [B, M], of the masks in `input_ids`, ascending; -1 where there is no mask.
             And the encoder's outputs and "next_sentence_logits", which cost nothing more.
         """
-        at, grid = self._masks(features, features["input_mask"] > 0)
+        at, grid, _ = self._masks(features, features["input_mask"] > 0)
         outputs, probabilities = self._probabilities(features, at)
         column = at % tf.maximum(tf.shape(features["input_ids"])[1], 1)
         return {**outputs, **self.best(probabilities, grid), "positions": packing.pick(column, grid, NO_ID)}
@@ -123,8 +132,8 @@ class FillMask(tf.Module):
         """
         rows, ids = self.rows(text, for_server)
         several = (rows.text, tf.size(rows.truncated)) if self.truncation == "windows" else ()
-        at, grid = self._masks(rows.features, rows.is_best, *several)
-        _, probabilities = self._probabilities(rows.features, at)
+        at, grid, of_rows = self._masks(rows.features, rows.is_best, *several)
+        _, probabilities = self._probabilities(rows.features, at, of_rows)
         splits = tf.cast(ids.row_splits, tf.int32)
         row = at // tf.shape(rows.place)[1]
         of_text = tf.gather(rows.text, row) if several else row
@@ -185,7 +194,8 @@ class FillMask(tf.Module):
             size: B, the number of texts; None if it is N.
 
         Returns:
-            (int32 [masks], their places among the N * L; int32 [B, M], which of these each mask of a text is, or -1).
+            (int32 [masks], their places among the N * L; int32 [B, M], which of these each mask of a text is, or -1;
+            int32 [N, F], the same of rows).
         """
         is_mask = tf.equal(features["input_ids"], self.vocab.mask_id) & counts
         if text is None:
@@ -198,12 +208,26 @@ class FillMask(tf.Module):
             order = tf.range(tf.size(at)) - tf.gather(packing.sums_before(number), of_text)
             at = tf.gather(at, tf.where(order < self.max_masks)[:, 0])
             number = tf.minimum(number, self.max_masks)
-        return at, packing.grid(number)
+        grid = packing.grid(number)
+        if text is None:
+            return at, grid, grid
+        return at, grid, packing.grid(packing.counts(at // tf.shape(is_mask)[1], tf.shape(is_mask)[0]))
 
-    def _probabilities(self, features, at):
-        """(the encoder's other outputs, probabilities of all entries at places: float32 [masks, V], as `of_masks`)."""
-        outputs = self._encoder(features)
-        states = outputs["sequence_output"]
+    def _probabilities(self, features, at, of_rows=None):
+        """(the encoder's other outputs, probabilities of all entries at places: float32 [masks, V], as `of_masks`).
+
+        Args:
+            features: Rows [N, L].
+            at: int32 [masks], places among the N * L.
+            of_rows: int32 [N, F], which of these stand in each row, or -1. Given where no other states are needed.
+        """
+        asks, places = self._asks and of_rows is not None, None
+        if asks:
+            places = packing.pick(at % tf.shape(features["input_ids"])[1], of_rows, 0)
+            at = tf.where(tf.reshape(of_rows, [-1]) >= 0)[:, 0]
+        outputs = self._encode(features, places)
+        asked = outputs.pop("asked_output", None)
+        states = asked if asks else outputs["sequence_output"]  # [N, F or L, D]
         states = tf.gather(tf.reshape(states, [-1, states.shape[-1]]), at)  # [masks, D]
         # At least one, since TFLite has no product of no rows.
         states = tf.pad(states, [[0, tf.maximum(1 - tf.size(at), 0)], [0, 0]])

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfbert import checks, largest
 from tfbert.config import EncoderConfig
-from tfbert.encoder import build_encoder
+from tfbert.encoder import build_encoder, takes_asked
 from tfbert.layers import (
     activations,
     chunks,
@@ -65,7 +65,7 @@ class MaskedLanguageModel(keras.layers.Layer):
 
     Call args:
         sequence_output: float [B, L, D].
-        masked_lm_positions: int32 [B, P].
+        masked_lm_positions: int32 [B, P]; None if the states are those of the masked positions, [B, P, D].
         word_table: float [V, E], the word embeddings, if the output matrix is tied to them.
 
     Returns:
@@ -89,10 +89,9 @@ class MaskedLanguageModel(keras.layers.Layer):
         self.decoders = [keras.layers.Dense(n, name=f"{DECODER}_{i}") for i, n in enumerate(widths)]
         self.tied = tied and not self.decoders
 
-    def build(self, sequence_output_shape, masked_lm_positions_shape, word_table_shape=None):
+    def build(self, sequence_output_shape, masked_lm_positions_shape=None, word_table_shape=None):
         """Builds the transform for [B, P, D], and makes the bias and, if it is not tied, the matrix."""
-        batch, predictions = masked_lm_positions_shape
-        self.transform.build((batch, predictions, sequence_output_shape[-1]))
+        self.transform.build((None, None, sequence_output_shape[-1]))
         for decoder in self.decoders:
             decoder.build((None, self.width))
         if self.decoders:
@@ -108,9 +107,11 @@ class MaskedLanguageModel(keras.layers.Layer):
                 autocast=False,
             )
 
-    def call(self, sequence_output, masked_lm_positions, word_table=None, training=False):
+    def call(self, sequence_output, masked_lm_positions=None, word_table=None, training=False):
         """See the class."""
-        states = tf.gather(sequence_output, masked_lm_positions, batch_dims=1)  # [B, P, D]
+        states = sequence_output
+        if masked_lm_positions is not None:
+            states = tf.gather(states, masked_lm_positions, batch_dims=1)  # [B, P, D]
         return self.score(states, word_table, training)
 
     def score(self, states, word_table=None, training=False):
@@ -182,11 +183,13 @@ def build_pretrainer(config: EncoderConfig, packed: bool = False, rematerialize:
     Returns:
         A model from the encoder's inputs and "masked_lm_positions" int32 [B, P] to
         {"masked_lm_logits": float32 [B, P, V], "next_sentence_logits": float32 [B, 2]} and the
-        encoder's outputs. A tied table is one variable, `bert/embeddings/word_embeddings`; the other matrix of
-        one that is not tied is `cls/predictions/output_weights`.
+        encoder's outputs; where the last layer can be asked for some places, "asked_output" [B, P, D] are the states
+        of those. A tied table is one variable, `bert/embeddings/word_embeddings`; the other matrix of one that is not
+        tied is `cls/predictions/output_weights`.
     """
-    encoder = build_encoder(config, packed, rematerialize)
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
+    asked = takes_asked()
+    encoder = build_encoder(config, packed, rematerialize, asked_places=positions if asked else None)
     outputs = dict(encoder.output)
     _, word_table = encoder.get_layer("embeddings").output
     with keras.name_scope("cls"):
@@ -198,7 +201,11 @@ def build_pretrainer(config: EncoderConfig, packed: bool = False, rematerialize:
             config.layer_norm_eps,
             config.tie_word_embeddings,
             name="predictions",
-        )(outputs["sequence_output"], positions, word_table if config.tie_word_embeddings else None)
+        )(
+            outputs["asked_output" if asked else "sequence_output"],
+            None if asked else positions,
+            word_table if config.tie_word_embeddings else None,
+        )
         outputs["next_sentence_logits"] = Classes(2, config.initializer_range, name="seq_relationship")(
             outputs["pooled_output"]
         )
@@ -277,6 +284,7 @@ def build_classifier(
         layer_dropout=layer_dropout,
         chunk_length=chunk_length,
         unpacks=unpacks,
+        pools_asked=True,
     )
     outputs, input_mask = dict(encoder.output), encoder.input[packs.ROW_PLACES if unpacks else "input_mask"]
     pooled = outputs["pooled_output"]

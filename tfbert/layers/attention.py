@@ -81,10 +81,11 @@ class SelfAttention(keras.layers.Layer):
             exported, a list of copies of those (see `tensor_parts`).
         attention_bias: float [B, 1, 1 or L, L], added to the scores.
         tokens: Without padding, what `padding_free.Tokens` gives.
+        asked: What `padding_free.Asked` gives: only these tokens look at others. None for all.
         training: Whether to drop.
 
     Returns:
-        As `hidden`; exported, a list of its parts: [T, some of the heads].
+        As `hidden`; exported, a list of its parts: [T, some of the heads]. Of tokens that were asked for, [B F, D].
 
     Raises:
         InputError: `hidden_size` is not a multiple of `num_attention_heads`.
@@ -122,15 +123,15 @@ class SelfAttention(keras.layers.Layer):
             projection.build(hidden_shape)
         self.dropout.build(None)
 
-    def call(self, hidden, attention_bias, tokens=None, training=False):
+    def call(self, hidden, attention_bias, tokens=None, asked=None, training=False):
         """See the class."""
         if training:
             return self._train(hidden, attention_bias)
         if self.widths:
             projected = [dense.rows(rows, p) for rows, p in zip(hidden, self.projections)]
-            return [self._of_tokens([x], attention_bias, tokens) for x in projected]
+            return [self._of_tokens([x], attention_bias, tokens, asked) for x in projected]
         if tokens is not None:
-            return self._of_tokens([dense.rows(hidden, p) for p in self.projections], attention_bias, tokens)
+            return self._of_tokens([dense.rows(hidden, p) for p in self.projections], attention_bias, tokens, asked)
         query, key, value = self._heads(hidden, attention_bias)
         context = tf.transpose(self._context(query, key, value, attention_bias), [0, 2, 1, 3])  # [B, L, N, H]
         return tf.reshape(context, tf.shape(hidden))
@@ -162,8 +163,8 @@ class SelfAttention(keras.layers.Layer):
         rows = tf.reshape(hidden, [-1, hidden.shape[-1]])
         return [tf.transpose(tf.reshape(dense.rows(rows, p), shape), [0, 2, 1, 3]) for p in self.projections]
 
-    def _of_tokens(self, projected, attention_bias, tokens):
-        """What n heads find: [T, n H].
+    def _of_tokens(self, projected, attention_bias, tokens, asked):
+        """What n heads find: [T, n H], or [B F, n H].
 
         Heads are laid out by gathering vectors of H numbers, which is to copy memory; a transpose is an operation of
         oneDNN's, which takes its time to begin and to wake up threads. Places are the same in all layers, and the
@@ -171,26 +172,34 @@ class SelfAttention(keras.layers.Layer):
 
         Args:
             projected: Queries, keys and values of these heads side by side, [T, 3 n H], or each, [T, n H]: a list.
-            attention_bias, tokens: As of `call`.
+            attention_bias, tokens, asked: As of `call`.
         """
         slots, numbers, _ = tokens
-        length = tf.shape(numbers)[1]
+        queries = numbers
+        if asked is not None:
+            which, queries = asked
+            slots = tf.range(tf.size(which))
+        length = tf.shape(queries)[1]
         side_by_side = 3 // len(projected)
         heads = projected[0].shape[-1] // (side_by_side * self.size_per_head)
         vectors = [tf.reshape(x, [-1, self.size_per_head]) for x in projected]  # [T n, H] or [T 3 n, H]
-        first = side_by_side * heads * tf.expand_dims(numbers, 1) + tf.reshape(tf.range(heads), [heads, 1])
+        first, of_queries = (
+            side_by_side * heads * tf.expand_dims(x, 1) + tf.reshape(tf.range(heads), [heads, 1])
+            for x in (numbers, queries)
+        )
         if side_by_side == 1:
-            heads_of = [tf.gather(x, first) for x in vectors]
+            heads_of = [tf.gather(x, places) for x, places in zip(vectors, (of_queries, first, first))]
         else:
-            heads_of = [tf.gather(vectors[0], places) for places in (first, first + heads, first + 2 * heads)]
-        # Each is [B, n, L, H] now. In padding stands a token, which no other one looks at.
+            heads_of = [tf.gather(vectors[0], places) for places in (of_queries, first + heads, first + 2 * heads)]
+        # Each is [B, n, L, H] now, or [B, n, F, H]. In padding stands a token, which no other one looks at.
         context = tf.reshape(self._context(*heads_of, attention_bias), [-1, self.size_per_head])  # [B n L, H]
-        # Row b begins n L b vectors from the first one, and L b slots.
+        # Of L, or F, queries a row: row b begins n L b vectors from the first one, and L b slots.
         of_first_head = slots + (heads - 1) * length * (slots // length)
         places = tf.expand_dims(of_first_head, 1) + length * tf.range(heads)  # [T, n]
         # TensorFlow's optimizer of graphs must see that rows are as many as those that the projection of this is added
         # to: it follows a piece of a shape through a concatenation, and not an element of it.
-        shape = tf.concat([tf.shape(projected[0])[:1], [heads * self.size_per_head]], 0)
+        rows = [-1] if asked else tf.shape(projected[0])[:1]  # few of those that are asked for: no matter
+        shape = tf.concat([rows, [heads * self.size_per_head]], 0)
         return tf.reshape(tf.gather(context, places), shape)
 
     def _train(self, hidden, attention_bias):

@@ -29,6 +29,36 @@ class Tokens(keras.layers.Layer):
         return slots, tf.reshape(numbers, tf.shape(input_mask)), is_token
 
 
+class Asked(keras.layers.Layer):
+    """Which tokens stand at places of rows, for a last layer that is computed for them alone.
+
+    All but the last layer are about all tokens, since a token looks at all others. Of the last one hardly any head
+    takes more than a few states: those of [CLS], or of masks.
+
+    Call args:
+        tokens: What `Tokens` gives.
+        places: int32 [B, F], of tokens; None for the first of each row, F = 1.
+
+    Returns:
+        (which: int32 [B F], the tokens in order; numbers: int32 [B, F], the same).
+    """
+
+    def call(self, tokens, places=None):
+        """See the class."""
+        _, numbers, _ = tokens
+        asked = numbers[:, :1] if places is None else tf.gather(numbers, places, batch_dims=1)
+        return tf.reshape(asked, [-1]), asked
+
+
+class OfAsked(keras.layers.Layer):
+    """States of the tokens that were asked for [B F, D], or a list of copies of them, -> [B, F, D]."""
+
+    def call(self, states, asked):
+        """See the class; `asked` is what `Asked` gives."""
+        states = states[0] if isinstance(states, list) else states
+        return tf.reshape(states, tf.concat([tf.shape(asked[1]), [states.shape[-1]]], 0))
+
+
 class InRows(keras.layers.Layer):
     """States of tokens [T, D] or a list of copies of them (see `tensor_parts`) -> [B, L, D], 0 in padding."""
 

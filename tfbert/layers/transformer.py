@@ -197,9 +197,13 @@ class Attention(keras.layers.Layer):
         self.self_attention.build(hidden_shape)
         self.projection.build(hidden_shape, hidden_shape)
 
-    def call(self, hidden, attention_bias, tokens=None, training=False):
+    def call(self, hidden, attention_bias, tokens=None, asked=None, training=False):
         """See the class."""
-        context = self.self_attention(hidden, attention_bias, tokens, training=training)
+        context = self.self_attention(hidden, attention_bias, tokens, asked, training=training)
+        if asked is not None:
+            which, _ = asked
+            copies = [tf.gather(x, which) for x in (hidden if isinstance(hidden, list) else [hidden])]
+            hidden = copies if isinstance(hidden, list) else copies[0]
         return self.projection(context, hidden, training=training)
 
 
@@ -255,10 +259,11 @@ class TransformerBlock(keras.layers.Layer):
             `tensor_parts`).
         attention_bias: float [B, 1, 1 or L, L], added to the scores.
         tokens: Without padding, what `padding_free.Tokens` gives.
+        asked: What `padding_free.Asked` gives, for a last layer; None for all tokens.
         training: Whether to drop.
 
     Returns:
-        As `hidden`.
+        As `hidden`; of tokens that were asked for, [B F, D].
 
     Raises:
         InputError: `hidden_size` is not a multiple of `num_attention_heads`.
@@ -301,18 +306,18 @@ class TransformerBlock(keras.layers.Layer):
         self.intermediate.build(hidden_shape)
         self.projection.build((*hidden_shape[:-1], self.intermediate_size), hidden_shape)
 
-    def call(self, hidden, attention_bias, tokens=None, training=False):
+    def call(self, hidden, attention_bias, tokens=None, asked=None, training=False):
         """See the class."""
         if training and self.rematerialize:
             return self._rematerialized(hidden, attention_bias)
-        return self._compute(hidden, attention_bias, training, tokens)
+        return self._compute(hidden, attention_bias, training, tokens, asked)
 
-    def _compute(self, hidden, attention_bias, training, tokens=None):
+    def _compute(self, hidden, attention_bias, training, tokens=None, asked=None):
         # Without training, everything is done in rows: a reshape between a product, its bias, activation and residual
         # would keep TensorFlow's optimizer of graphs from making one operation of them.
         as_it_is = training or tokens is not None
         x = hidden if as_it_is else tf.reshape(hidden, [-1, hidden.shape[-1]])  # [B L, D]
-        x = self.attention(x, attention_bias, tokens, training=training)
+        x = self.attention(x, attention_bias, tokens, asked, training=training)
         wide = self.intermediate(x, training=training)  # [B L, I]
         x = self.projection(wide, x, training=training)  # [B L, D]
         return x if as_it_is else tf.reshape(x, tf.shape(hidden))  # [B, L, D]
