@@ -8,8 +8,9 @@ and number of threads has a process of its own, and they take turns (--rounds), 
 meets all alike. Texts are made of words of the vocabulary, one wordpiece each, and fill the length with [CLS] and
 [SEP]; where masks are answered, the first word is one. --texts=FILE takes lines of a file in place of lengths.
 
-With --texts, lines say what share of the rows' slots was padding, as rows are filled up to the longest of their batch.
-With --peer the same is asked of ONNX Runtime or PyTorch with Hugging Face's tokenizer, in a Python that has them
+The share of tokenization is that of a SavedModel which has what a request does with its texts before the model, and no
+more. With --texts, lines say what share of the rows' slots was padding, as rows are filled up to the longest of their
+batch. With --peer the same is asked of ONNX Runtime or PyTorch with Hugging Face's tokenizer, in a Python that has them
 (--peer_python), on weights in their format (--hf_model: `python -m tfbert.convert_weights`). Beside the first
 SavedModel each line says how far the scores of the first text are from that one's.
 """
@@ -26,10 +27,12 @@ import sys
 import tempfile
 
 import numpy as np
+import tensorflow as tf
 
 from export import loaders, parity, timed
 from tfbert import checks, config, machine
 from tfbert.config import field
+from tfbert.text import byte_limit, tokenizer
 from tfbert.text import vocab as vocab_lib
 
 PEERS = ("onnx", "onnx_int8", "torch", "torch_bf16")
@@ -146,13 +149,41 @@ class Subject:
         self.answer, self.window, self.close = self._process.answer, self._process.window, self._process.close
 
 
+class _Wordpieces(tf.Module):
+    """What a request to a SavedModel begins with: texts cut, and their wordpieces; saved beside it, to be timed alone.
+
+    Args:
+        folder: The SavedModel.
+    """
+
+    def __init__(self, folder):
+        super().__init__(name="wordpieces")
+        outputs, limit = loaders.signatures(folder)["serving_default"].outputs, parity.settings(folder)
+        made = tokenizer.Tokenizer(vocab_lib.load(os.path.join(folder, "assets")))
+        specials = (vocab_lib.MASK,) if "mask_count" in outputs else ()
+
+        def tokenize(text):
+            text, _ = byte_limit.cut(text, limit.get("max_input_bytes"))
+            if "starts" in outputs:  # words, or answers, have places in the text
+                ids, *_, starts, ends = made.tokenize_with_offsets(text, specials)
+                return {"count": ids.row_lengths(), "starts": starts.flat_values, "ends": ends.flat_values}
+            ids = made.tokenize_for_server(text, specials)
+            return {"count": ids.row_lengths(), "ids": ids.flat_values}
+
+        self._made = made  # it has the tables
+        self.tokenize = tf.function(tokenize, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+
+
 def _subjects(cfg, folder):
-    """(kind, path, threads, command) of all that is measured; peers' graphs are written to `folder`."""
-    ours = [sys.executable, "-m", "export.timed_export"]
-    paths = [("saved_model", loaders.newest_version(path)) for path in cfg.saved_model]
-    paths += [("tflite", path) for path in cfg.tflite]
+    """(kind, path, threads, command) of all that is measured; `folder` takes what is written for it."""
+    ours, commands = [sys.executable, "-m", "export.timed_export"], []
+    for i, path in enumerate(map(loaders.newest_version, cfg.saved_model)):
+        module, beside = _Wordpieces(path), os.path.join(folder, f"wordpieces_{i}")
+        tf.saved_model.save(module, beside, signatures={"tokenize": module.tokenize})
+        commands.append(("saved_model", path, [*ours, "saved_model", path, beside]))
+    commands += [("tflite", path, [*ours, "tflite", path, ""]) for path in cfg.tflite]
     for threads in cfg.numbers("threads"):
-        yield from ((kind, path, threads, [*ours, kind, path]) for kind, path in paths)
+        yield from ((kind, path, threads, command) for kind, path, command in commands)
         for kind in cfg.peer:
             yield kind, cfg.hf_model, threads, [cfg.peer_python, PEER_PROGRAM, kind, cfg.hf_model, folder]
 

@@ -1,6 +1,8 @@
 """Loads a SavedModel as TensorFlow Serving does, or a .tflite in the interpreter, to be timed: see `export.timed`.
 
-python -m export.timed_export saved_model|tflite PATH THREADS
+python -m export.timed_export saved_model|tflite PATH WORDPIECES THREADS
+
+WORDPIECES is a SavedModel whose signature `tokenize` does what a request to PATH begins with; "" of a .tflite.
 """
 
 from tfbert import quiet  # isort: skip  # noqa: F401 (first: it holds back start-up noise)
@@ -14,7 +16,6 @@ from tensorflow.core.protobuf import config_pb2  # callables have no public name
 
 from export import loaders, parity, timed
 
-PARTS = {"whole": "serving_default", "tokenize": "tokenize"}
 SCORES = ("probabilities", "score")  # of which an answer has one, largest first
 
 
@@ -24,17 +25,20 @@ def _told(outputs):
     return {"scores": np.ravel(scores[:1]).astype(float).tolist()[:5], "truncated": bool(outputs["truncated"].any())}
 
 
-def saved_model(folder, threads):
+def saved_model(folder, wordpieces, threads):
     """`ask` of a SavedModel in a session."""
-    defs, (within, between) = loaders.signatures(folder), parity.threads(folder, threads) or (threads, threads)
+    within, between = parity.threads(folder, threads) or (threads, threads)
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=within, inter_op_parallelism_threads=between)
-    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-    with session.graph.as_default():
-        tf.compat.v1.saved_model.load(session, ["serve"], folder)
+    parts = {"whole": (folder, "serving_default"), "tokenize": (wordpieces, "tokenize")}
 
     @functools.cache
-    def callable_of(signature):
-        inputs, outputs = defs[signature].inputs, defs[signature].outputs
+    def callable_of(part):
+        path, signature = parts[part]
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        with session.graph.as_default():
+            tf.compat.v1.saved_model.load(session, ["serve"], path)
+        about = loaders.signatures(path)[signature]
+        inputs, outputs = about.inputs, about.outputs
         names = {"inputs": sorted(inputs), "outputs": sorted(outputs)}
         options = config_pb2.CallableOptions(
             feed=[inputs[name].name for name in names["inputs"]],
@@ -43,8 +47,10 @@ def saved_model(folder, threads):
         # `Session.run` is 0.3 ms of Python, a tenth of a request to a tiny model, which no server has.
         return session._make_callable_from_options(options), names
 
+    callable_of("whole")
+
     def ask(part, texts):
-        run, names = callable_of(PARTS[part])
+        run, names = callable_of(part)
         # The text of a pair is what `tokenize` is asked for.
         given = texts if part == "whole" else {"text": [t for column in texts.values() for t in column]}
         arrays = [np.array([t.encode() for t in given[name]], object) for name in names["inputs"]]
@@ -54,16 +60,16 @@ def saved_model(folder, threads):
     return ask
 
 
-def tflite(path, threads):
+def tflite(path, _, threads):
     """`ask` of a .tflite, which has no signature that tokenizes alone."""
     model = loaders.Lite(path, threads=threads)
     return lambda part, texts: _told(model.run(**texts)) if part == "whole" else None
 
 
-def main(kind, path, threads):
+def main(kind, path, wordpieces, threads):
     """The program."""
     loaders.hush()
-    timed.serve(lambda: {"saved_model": saved_model, "tflite": tflite}[kind](path, int(threads)))
+    timed.serve(lambda: {"saved_model": saved_model, "tflite": tflite}[kind](path, wordpieces, int(threads)))
 
 
 if __name__ == "__main__":
