@@ -198,20 +198,20 @@ class FillMask(tf.Module):
             int32 [N, F], the same of rows).
         """
         is_mask = tf.equal(features["input_ids"], self.vocab.mask_id) & counts
+
+        def places():
+            return tf.cast(tf.where(tf.reshape(is_mask, [-1]))[:, 0], tf.int32)
+
         if text is None:
             is_mask &= tf.cumsum(tf.cast(is_mask, tf.int32), 1) <= self.max_masks
-            number = tf.reduce_sum(tf.cast(is_mask, tf.int32), 1)
-        at = tf.cast(tf.where(tf.reshape(is_mask, [-1]))[:, 0], tf.int32)
-        if text is not None:
-            of_text = tf.gather(text, at // tf.shape(is_mask)[1])
-            number = packing.counts(of_text, size)
-            order = tf.range(tf.size(at)) - tf.gather(packing.sums_before(number), of_text)
-            at = tf.gather(at, tf.where(order < self.max_masks)[:, 0])
-            number = tf.minimum(number, self.max_masks)
-        grid = packing.grid(number)
-        if text is None:
-            return at, grid, grid
-        return at, grid, packing.grid(packing.counts(at // tf.shape(is_mask)[1], tf.shape(is_mask)[0]))
+            grid = packing.grid(tf.reduce_sum(tf.cast(is_mask, tf.int32), 1))
+            return places(), grid, grid
+        at, (rows, length) = places(), tf.unstack(tf.shape(is_mask))
+        of_text = tf.gather(text, at // length)
+        number = packing.counts(of_text, size)
+        order = tf.range(tf.size(at)) - tf.gather(packing.sums_before(number), of_text)
+        at = tf.gather(at, tf.where(order < self.max_masks)[:, 0])
+        return at, packing.grid(tf.minimum(number, self.max_masks)), packing.grid(packing.counts(at // length, rows))
 
     def _probabilities(self, features, at, of_rows=None):
         """(the encoder's other outputs, probabilities of all entries at places: float32 [masks, V], as `of_masks`).
