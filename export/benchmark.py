@@ -167,7 +167,7 @@ class _Wordpieces(tf.Module):
             if "starts" in outputs:  # words, or answers, have places in the text
                 ids, *_, starts, ends = made.tokenize_with_offsets(text, specials)
                 return {"count": ids.row_lengths(), "starts": starts.flat_values, "ends": ends.flat_values}
-            ids = made.tokenize_for_server(text, specials)
+            ids = made.tokenize(text, specials, for_server=True)
             return {"count": ids.row_lengths(), "ids": ids.flat_values}
 
         self._made = made  # it has the tables

@@ -46,8 +46,7 @@ class Served(tf.Module):
         self.answering, self.vectors = answering, vectors.Vectors(model) if for_server else None
         if for_server:
             answering.weights = self.vectors.others
-        tokenizer = answering.tokenizer
-        self._tokenize = tokenizer.tokenize_for_server if for_server else tokenizer.tokenize
+        self._for_server = for_server
         self.vocab_txt = tf.saved_model.Asset(os.path.join(run_dir, vocab_lib.VOCAB_FILE))
         self.tokenizer_json = tf.saved_model.Asset(os.path.join(run_dir, vocab_lib.TOKENIZER_FILE))
         self.pooling, self.normalize, self._vocab = pooling, normalize, answering.vocab
@@ -92,7 +91,7 @@ class Served(tf.Module):
         """(`packing.Rows`, whether each text was cut: bool [B])."""
         of = self.answering
         text, cut = byte_limit.cut(text, of.max_input_bytes)
-        ids = self._tokenize(text, of.special_tokens)
+        ids = of.tokenizer.tokenize(text, of.special_tokens, self._for_server)
         how = packing.cutting(truncation, of.max_seq_length)
         rows = packing.pack_rows(ids, of.max_seq_length, self._vocab, **how)
         return rows, rows.truncated | cut
@@ -170,12 +169,12 @@ class Served(tf.Module):
         # An error if there are not as many rows; no entry of a vocabulary is longer.
         candidates = tf.reshape(candidates, tf.stack([tf.size(text), tf.shape(candidates)[1]]))
         candidates = tf.strings.substr(candidates, 0, 256)
-        pieces = self._tokenize(tf.reshape(candidates, [-1]))
+        pieces = of.tokenizer.tokenize(tf.reshape(candidates, [-1]), for_server=self._for_server)
         splits = tf.cast(pieces.row_splits, tf.int32)
         ids = packing.pick(pieces.flat_values, tf.where(splits[1:] - splits[:-1] == 1, splits[:-1], -1), -1)
         ids = tf.where(ids == self._vocab.unk_id, packing.NO_PLACE, ids)
         ids = tf.reshape(ids, tf.shape(candidates))  # [B, C]
-        probabilities, about, grid = of.of_masks(text, for_server=True)
+        probabilities, about, grid = of.of_masks(text, self._for_server)
         shape = tf.concat([tf.shape(grid), [tf.shape(ids)[1]]], 0)  # [B, M, C]
         ids = tf.broadcast_to(tf.expand_dims(ids, 1), shape)
         found = (ids >= 0) & (tf.expand_dims(grid, -1) >= 0)

@@ -275,7 +275,9 @@ def test_for_a_server_it_is_the_same(lower_case, special_tokens):
     tokenizer = Tokenizer(small_vocab(lower_case))
     texts = [*broken_texts(2000, seed=6), *(t.encode() for t in hostile_texts(200, pools(), seed=7))]
     spec = [tf.TensorSpec([None], tf.string)]
-    of_server = tf.function(lambda text: tokenizer.tokenize_for_server(text, special_tokens), input_signature=spec)
+    of_server = tf.function(
+        lambda text: tokenizer.tokenize(text, special_tokens, for_server=True), input_signature=spec
+    )
     for size in (1, 40):  # of which hardly any, or many, have a long word
         batches = [texts[i : i + size] for i in range(0, len(texts) if size > 1 else 100, size)]
         for batch in [*batches, []]:
@@ -286,7 +288,7 @@ def test_for_a_server_it_is_the_same(lower_case, special_tokens):
 def test_a_mark_that_is_written_is_no_mask():
     """What stands for [MASK] in texts of servers is deleted from a user's, as all private characters are."""
     vocab = small_vocab()
-    ids = Tokenizer(vocab).tokenize_for_server(tf.constant(["the \ue000 [MASK]", "[MA\ue000SK]"]), ("[MASK]",))
+    ids = Tokenizer(vocab).tokenize(tf.constant(["the \ue000 [MASK]", "[MA\ue000SK]"]), ("[MASK]",), True)
     assert [[vocab.tokens[i] for i in row] for row in ids.to_list()] == [["the", "[MASK]"], ["[", "mask", "]"]]
 
 
@@ -327,9 +329,9 @@ def test_empty_batches_and_texts():
 )
 def test_a_megabyte_takes_bounded_time(text, length):
     tokenizer = Tokenizer(small_vocab())
-    for tokenize in (tokenizer.tokenize, tokenizer.tokenize_for_server):
+    for for_server in (False, True):
         begin = time.process_time()
-        ids = tokenize(tf.constant([text, "the"]), ("[MASK]",))
+        ids = tokenizer.tokenize(tf.constant([text, "the"]), ("[MASK]",), for_server)
         assert ids.row_lengths().numpy().tolist() == [length, 1]
         assert time.process_time() - begin < 5  # it takes about 0.2 s
 

@@ -51,8 +51,8 @@ def build_encoder(
             those of packs, [N, P], with `packs.INPUTS` beside them: see `layers.packs`.
         asked_places: A `keras.Input` int32 [B, F], which becomes one of the model's: "asked_output" [B, F, D] is what
             the last layer gives at these places of tokens. It costs less than "sequence_output" where that is not
-            needed. For models that `takes_asked` is true of.
-        pools_asked: Whether "pooled_output" is made likewise, of [CLS] alone, where `takes_asked` is true.
+            needed. For models that take tokens alone: see `exported.takes_tokens`.
+        pools_asked: Whether "pooled_output" is made likewise, of [CLS] alone, by models that take tokens alone.
 
     Returns:
         A model from {"input_ids", "input_mask", "segment_ids"}, int32 [B, L] each with any L up to
@@ -123,16 +123,11 @@ def build_encoder(
     if asked_places is not None:
         inputs[asked_places.name] = asked_places
         outputs["asked_output"] = states_at(asked_places, "asked_tokens")
-    if pools_asked and takes_asked() and layer_dropout is None and not unpacks:
+    if pools_asked and tokens is not None and layer_dropout is None and not unpacks:
         hidden = states_at(None, "first_tokens")
     with keras.name_scope("bert"):
         pooled = pooler.Pooler(config.hidden_size, config.initializer_range, name="pooler")(hidden, pooled_positions)
     return keras.Model(inputs, {**outputs, "pooled_output": pooled}, name="bert")
-
-
-def takes_asked():
-    """Whether models that are built have a last layer that can be computed for some tokens alone."""
-    return exported.takes_tokens()
 
 
 def _states_at(block, hidden, attention_bias, tokens, places, name):

@@ -84,8 +84,7 @@ class FillMask(tf.Module):
         Returns:
             (`packing.Rows`, the wordpieces int32 RaggedTensor [B, (T)]).
         """
-        tokenize = self.tokenizer.tokenize_for_server if for_server else self.tokenizer.tokenize
-        ids = tokenize(text, self.special_tokens)
+        ids = self.tokenizer.tokenize(text, self.special_tokens, for_server)
         return packing.pack_rows(ids, self.max_seq_length, self.vocab, **self._cutting()), ids
 
     def encode(self, features):

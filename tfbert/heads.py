@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfbert import checks, largest
 from tfbert.config import EncoderConfig
-from tfbert.encoder import build_encoder, takes_asked
+from tfbert.encoder import build_encoder
 from tfbert.layers import (
     activations,
     chunks,
@@ -188,7 +188,7 @@ def build_pretrainer(config: EncoderConfig, packed: bool = False, rematerialize:
         tied is `cls/predictions/output_weights`.
     """
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
-    asked = takes_asked()
+    asked = exported.takes_tokens()
     encoder = build_encoder(config, packed, rematerialize, asked_places=positions if asked else None)
     outputs = dict(encoder.output)
     _, word_table = encoder.get_layer("embeddings").output

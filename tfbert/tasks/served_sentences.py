@@ -106,8 +106,7 @@ class ServedSentences(tf.Module):
             ({"input_ids", "input_mask", "segment_ids"}: int32 [N, L], which text each row is of: int32 [N], whether a
             text was cut: bool [B]); L is the longest row of the batch, or whole chunks that hold it.
         """
-        tokenize = self.tokenizer.tokenize_for_server if for_server else self.tokenizer.tokenize
-        ids = [tokenize(text) for text in texts]
+        ids = [self.tokenizer.tokenize(text, for_server=for_server) for text in texts]
         if not self._pairs and self.max_chunks == 1:
             cutting = packing.cutting(self.truncation, self.max_seq_length)
             rows = packing.pack_rows(*ids, self.max_seq_length, self.vocab, **cutting)

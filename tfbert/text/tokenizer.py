@@ -102,13 +102,15 @@ class Tokenizer(tf.Module):
             self._is_start = tf.constant([t == b for t, b in zip(vocab.tokens, bare)])  # [V]
             self._characters = tf.constant([len(b) for b in bare], tf.int32)  # [V]
 
-    def tokenize(self, text: tf.Tensor, special_tokens: tuple = ()) -> tf.RaggedTensor:
+    def tokenize(self, text: tf.Tensor, special_tokens: tuple = (), for_server: bool = False) -> tf.RaggedTensor:
         """Splits a batch of texts into wordpieces.
 
         Args:
             text: string [B].
             special_tokens: Entries of the vocabulary such as "[MASK]" that are recognised in the text where
                 they stand exactly so; all others are ordinary text.
+            for_server: Whether there may be operations that TFLite lacks. The same ids come from a third of the
+                operations then, which are most of the time of a short text to a small model.
 
         Returns:
             Ids, int32 RaggedTensor [B, (T)].
@@ -116,32 +118,20 @@ class Tokenizer(tf.Module):
         Raises:
             InputError: a special token is not of the form "[LETTERS]", or not in the vocabulary.
         """
+        if for_server and self._checked(special_tokens) in ((), (vocab_lib.MASK,)):
+            return self._tokenize_for_server(text, bool(special_tokens))
         if special_tokens:
             return self.tokenize_with_offsets(text, special_tokens).ids
         splits, ids, *_ = self._split(self._normalizer.normalize(text))
         return _ragged(splits, ids)
 
-    def tokenize_for_server(self, text: tf.Tensor, special_tokens: tuple = ()) -> tf.RaggedTensor:
-        """What `tokenize` gives, from a third of its operations: some are regular expressions, which TFLite lacks.
-
-        For a short text to a small model, operations that do little are most of its time.
-
-        Args:
-            text, special_tokens: As of `tokenize`.
-
-        Returns:
-            As `tokenize`.
-
-        Raises:
-            InputError: as of `tokenize`.
-        """
-        special_tokens, normalizer = self._checked(special_tokens), self._normalizer
-        if special_tokens == (vocab_lib.MASK,):
+    def _tokenize_for_server(self, text, masked):
+        """`tokenize` with regular expressions; `masked` says whether [MASK] is recognised."""
+        normalizer = self._normalizer
+        if masked:
             normalizer = _marking_normalizer(self.vocab.do_lower_case)
             text = tf.strings.regex_replace(text, MARK, NO_MARK)
             text = tf.strings.regex_replace(text, re.escape(vocab_lib.MASK), f" {MARK} ")
-        elif special_tokens:
-            return self.tokenize(text, special_tokens)
         normalized = normalizer.normalize(text)
 
         def words_of_any_length():
